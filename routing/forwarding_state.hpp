@@ -1,7 +1,8 @@
 // What the data path needs to know, computed by the control thread, never changed once published.
 //
-// A frame for LID d leaves by egress[d]. Where that port is dead, it leaves by egress[d ^ 1], marked as turned (the two
-// LIDs of a block are the two redundant ways to the host). A turned frame that meets a dead port is dropped.
+// A frame for LID d leaves by egress[d]. Where that port is dead, it leaves by egress[d ^ 1], marked as
+// turned (the two LIDs of a block are the two redundant ways to the host). A turned frame that meets a dead
+// port is dropped.
 #pragma once
 
 #include <array>
@@ -22,8 +23,12 @@ inline constexpr HostIndex kMaxHostIndex{kMaxUnicastLid.value() >> kLmc};
 constexpr Lid lid_of(HostIndex host, unsigned way) {
   return Lid(static_cast<std::uint16_t>((host.value() << kLmc) | way));
 }
-constexpr HostIndex host_of(Lid lid) { return HostIndex(static_cast<std::uint16_t>(lid.value() >> kLmc)); }
-constexpr unsigned way_of(Lid lid) { return lid.value() & (kWays - 1); }
+constexpr HostIndex host_of(Lid lid) {
+  return HostIndex(static_cast<std::uint16_t>(lid.value() >> kLmc));
+}
+constexpr unsigned way_of(Lid lid) {
+  return lid.value() & (kWays - 1);
+}
 
 /// An IP prefix; IPv4 is carried as ::ffff:0:0/96, so that one table serves both.
 struct Prefix {
@@ -42,7 +47,7 @@ struct HostRoute {
     PortIndex egress = kNoPort;
     std::uint32_t cost = 0;  ///< sum over the cables; 0 where the way is not usable
     std::uint8_t hops = 0;
-    bool whole = false;      ///< no cable on it is known to be dead
+    bool whole = false;  ///< no cable on it is known to be dead
   };
   std::array<Way, kWays> ways;
   /// Way of each lane (a flow's lane is flow_hash % lanes): all the same, unless both ways are used.
@@ -52,8 +57,9 @@ struct HostRoute {
 struct ForwardingState {
   std::uint64_t generation = 0;
   HostIndex self = kNoHost;
-  std::vector<PortIndex> egress;  ///< by LID; kNoPort where there is none; this host's own LIDs are kNoPort too
-  std::vector<HostRoute> hosts;   ///< by host index; entries without a GUID are not in use
+  std::vector<PortIndex>
+      egress;  ///< by LID; kNoPort where there is none; this host's own LIDs are kNoPort too
+  std::vector<HostRoute> hosts;  ///< by host index; entries without a GUID are not in use
   /// Longest prefix first, then by address: what is routed to which host.
   std::vector<std::pair<Prefix, HostIndex>> prefixes;
 };

@@ -4,9 +4,9 @@
 //         version  hop limit  dest. LID  source LID  class | lane  epoch  sequence  flow hash
 //         | flags
 //
-// All numbers are in network byte order. The destination LID says where to and which way: the LID block of a host has
-// one LID per way. A relay looks at bytes 0 to 3 only and changes nothing but the hop limit, and, where the cable
-// ahead is dead, the way in the destination LID together with the flag `turned`.
+// All numbers are in network byte order. The destination LID says where to and which way: the LID block of a
+// host has one LID per way. A relay looks at bytes 0 to 3 only and changes nothing but the hop limit, and,
+// where the cable ahead is dead, the way in the destination LID together with the flag `turned`.
 #pragma once
 
 #include <array>
@@ -20,24 +20,25 @@
 namespace fabric::routing {
 
 enum class FrameClass : std::uint8_t {
-  packet = 0,   ///< an IP packet behind a virtio_net_hdr
-  echo = 1,     ///< measurement: ping, lat, trace (answered by the destination, or where the hop limit ends)
-  stream = 2,   ///< measurement: bw (counted by the destination)
+  packet = 0,  ///< an IP packet behind a virtio_net_hdr
+  echo = 1,    ///< measurement: ping, lat, trace (answered by the destination, or where the hop limit ends)
+  stream = 2,  ///< measurement: bw (counted by the destination)
 };
 
 struct FrameHeader {
   static constexpr std::size_t kSize = 16;
   static constexpr std::uint8_t kVersion = 1;
-  static constexpr std::uint8_t kTurned = 1;        ///< has met a dead cable and goes the other way; never turned again
+  static constexpr std::uint8_t kTurned =
+      1;  ///< has met a dead cable and goes the other way; never turned again
   static constexpr std::uint8_t kHopLimitEcho = 2;  ///< whoever sees the hop limit end answers (trace)
 
-  std::uint8_t flags = 0;       ///< 4 bits
-  std::uint8_t hop_limit = 0;   ///< a relay drops the frame when it would become 0
+  std::uint8_t flags = 0;      ///< 4 bits
+  std::uint8_t hop_limit = 0;  ///< a relay drops the frame when it would become 0
   Lid destination;
-  Lid source;                   ///< base LID of the sender's block
+  Lid source;  ///< base LID of the sender's block
   FrameClass kind = FrameClass::packet;
-  std::uint8_t lane = 0;        ///< 4 bits; sequence numbers and order are kept per (source, destination, lane)
-  std::uint8_t epoch = 0;       ///< low bits of the sender's incarnation: a restart begins a new sequence
+  std::uint8_t lane = 0;   ///< 4 bits; sequence numbers and order are kept per (source, destination, lane)
+  std::uint8_t epoch = 0;  ///< low bits of the sender's incarnation: a restart begins a new sequence
   std::uint32_t sequence = 0;   ///< of (source, destination, lane), +1 each frame, wraps
   std::uint32_t flow_hash = 0;  ///< same for all packets of one flow
 

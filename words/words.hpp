@@ -1,5 +1,6 @@
-// The words that every part of the project shares: identifiers with a type of their own, so that a LID is never
-// taken for a port number. Header only, no dependency. routing/ and verbs/ both use it and do not know each other.
+// The words that every part of the project shares: identifiers with a type of their own, so that a LID is
+// never taken for a port number. Header only, no dependency. routing/ and verbs/ both use it and do not know
+// each other.
 #pragma once
 
 #include <chrono>
@@ -31,11 +32,11 @@ using Guid = Strong<struct GuidTag, std::uint64_t>;
 using Lid = Strong<struct LidTag, std::uint16_t>;
 /// Queue-pair number, 24 bits.
 using Qpn = Strong<struct QpnTag, std::uint32_t>;
-/// A cable end of this host: 0, 1, 2 ... over all ports of all adapters, in the order of (node GUID, port number).
-/// Not the port number of an adapter, which starts at 1 on each.
+/// A cable end of this host: 0, 1, 2 ... over all ports of all adapters, in the order of (node GUID, port
+/// number). Not the port number of an adapter, which starts at 1 on each.
 using PortIndex = Strong<struct PortIndexTag, std::uint8_t>;
-/// A host's number on the ring, 1..kMaxHostIndex; 0 is "none yet". Its LID block is [index << lmc, +2^lmc) and its
-/// default address is the index-th of the fabric's network.
+/// A host's number on the ring, 1..kMaxHostIndex; 0 is "none yet". Its LID block is [index << lmc, +2^lmc)
+/// and its default address is the index-th of the fabric's network.
 using HostIndex = Strong<struct HostIndexTag, std::uint16_t>;
 
 inline constexpr Lid kNoLid{0};
@@ -43,8 +44,8 @@ inline constexpr Lid kMaxUnicastLid{0xBFFF};
 inline constexpr PortIndex kNoPort{0xFF};
 inline constexpr HostIndex kNoHost{0};
 
-/// Time as the protocol cores see it: nanoseconds of a monotonic clock that somebody else reads. Simulations count it
-/// from zero, the daemon takes CLOCK_MONOTONIC (std::chrono::steady_clock).
+/// Time as the protocol cores see it: nanoseconds of a monotonic clock that somebody else reads. Simulations
+/// count it from zero, the daemon takes CLOCK_MONOTONIC (std::chrono::steady_clock).
 struct Clock {
   using duration = std::chrono::nanoseconds;
   using rep = duration::rep;

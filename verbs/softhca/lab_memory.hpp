@@ -1,6 +1,7 @@
-// The part of the lab's shared memory that describes ports. One memfd per lab, made by the hardware process and passed
-// to every client over its socket; it has no name, so nothing is left behind. Offsets only, never pointers: every
-// process maps it where it likes. The hardware process alone writes here, except for the traffic counters.
+// The part of the lab's shared memory that describes ports. One memfd per lab, made by the hardware process
+// and passed to every client over its socket; it has no name, so nothing is left behind. Offsets only, never
+// pointers: every process maps it where it likes. The hardware process alone writes here, except for the
+// traffic counters.
 #pragma once
 
 #include <array>
@@ -14,40 +15,47 @@ inline constexpr std::uint32_t kNoSharedPort = 0xFFFFFFFF;
 inline constexpr unsigned kMaxPkeys = 32;
 inline constexpr unsigned kMaxGids = 16;
 
-/// Traffic and error counters as PMA reports them; whoever moves the data counts it. Data in octets (PMA divides by 4).
+/// Traffic and error counters as PMA reports them; whoever moves the data counts it. Data in octets (PMA
+/// divides by 4).
 struct SharedCounters {
   std::atomic<std::uint64_t> xmit_data, rcv_data, xmit_packets, rcv_packets;
-  std::atomic<std::uint64_t> unicast_xmit_packets, unicast_rcv_packets, multicast_xmit_packets, multicast_rcv_packets;
-  std::atomic<std::uint64_t> symbol_errors, link_error_recovery, link_downed, rcv_errors, rcv_remote_phys_errors;
-  std::atomic<std::uint64_t> rcv_switch_relay_errors, xmit_discards, xmit_constraint_errors, rcv_constraint_errors;
+  std::atomic<std::uint64_t> unicast_xmit_packets, unicast_rcv_packets, multicast_xmit_packets,
+      multicast_rcv_packets;
+  std::atomic<std::uint64_t> symbol_errors, link_error_recovery, link_downed, rcv_errors,
+      rcv_remote_phys_errors;
+  std::atomic<std::uint64_t> rcv_switch_relay_errors, xmit_discards, xmit_constraint_errors,
+      rcv_constraint_errors;
   std::atomic<std::uint64_t> local_link_integrity_errors, excessive_buffer_overruns, vl15_dropped, xmit_wait;
 };
 
 struct SharedPort {
   std::atomic<std::uint32_t> in_use;
-  std::uint32_t host;          ///< number of the host in the lab, from 1
-  std::uint32_t device;        ///< number of the HCA in the host, from 0
-  std::uint32_t number;        ///< port number of the HCA, from 1
-  std::uint64_t guid;          ///< port GUID, host byte order
+  std::uint32_t host;    ///< number of the host in the lab, from 1
+  std::uint32_t device;  ///< number of the HCA in the host, from 0
+  std::uint32_t number;  ///< port number of the HCA, from 1
+  std::uint64_t guid;    ///< port GUID, host byte order
 
-  // What the SMA has been told. `change` is odd while the group is being written (a seqlock) and +2 after each change.
+  // What the SMA has been told. `change` is odd while the group is being written (a seqlock) and +2 after
+  // each change.
   std::atomic<std::uint32_t> change;
   std::atomic<std::uint32_t> state;       ///< IBV_PORT_DOWN, INIT, ARMED, ACTIVE
   std::atomic<std::uint32_t> phys_state;  ///< 2 polling, 3 disabled, 5 link up
   std::atomic<std::uint32_t> lid, lmc, sm_lid, sm_sl, subnet_timeout;
   std::atomic<std::uint64_t> gid_prefix;
-  std::atomic<std::uint32_t> active_mtu, max_mtu;      ///< enum ibv_mtu
+  std::atomic<std::uint32_t> active_mtu, max_mtu;  ///< enum ibv_mtu
   std::atomic<std::uint32_t> active_width, active_speed, cap_mask, max_vls, init_type_reply;
   std::array<std::atomic<std::uint16_t>, kMaxPkeys> pkeys;
   std::array<std::atomic<std::uint64_t>, kMaxGids> guids;  ///< GID index -> interface id; [0] is `guid`
   std::atomic<std::uint32_t> pkey_violations, qkey_violations;
 
   // The cable.
-  std::atomic<std::uint32_t> peer;          ///< index of the port at the other end, kNoSharedPort where nothing is plugged in
-  std::atomic<std::uint32_t> carrier;       ///< 0: what this port sends vanishes (cut, silent cut, one-way cable, power off)
-  std::atomic<std::uint64_t> carrier_epoch; ///< +1 whenever carrier becomes 0: what was in flight is lost
-  std::atomic<std::uint64_t> delay_ns;      ///< one way, on top of what the machine takes
-  std::atomic<std::uint64_t> rate_limit;    ///< bit/s, 0 none
+  std::atomic<std::uint32_t>
+      peer;  ///< index of the port at the other end, kNoSharedPort where nothing is plugged in
+  std::atomic<std::uint32_t>
+      carrier;  ///< 0: what this port sends vanishes (cut, silent cut, one-way cable, power off)
+  std::atomic<std::uint64_t> carrier_epoch;  ///< +1 whenever carrier becomes 0: what was in flight is lost
+  std::atomic<std::uint64_t> delay_ns;       ///< one way, on top of what the machine takes
+  std::atomic<std::uint64_t> rate_limit;     ///< bit/s, 0 none
   std::atomic<std::uint32_t> loss_ppm, corrupt_ppm;  ///< of packets sent by this port
 
   SharedCounters counters;
