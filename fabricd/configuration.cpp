@@ -1,0 +1,405 @@
+// Reading the configuration file.
+//
+// There is no schema beside the code: a key is known because a Section was asked for it, so what is read,
+// what is documented as an error and what is suggested cannot differ. When a Section has been read, every key
+// in the file that nobody asked for is an error, with the nearest known key. All errors of a file are
+// reported at once, in the order of their lines.
+#include "fabricd/configuration.hpp"
+
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <concepts>
+#include <fstream>
+#include <numeric>
+#include <sstream>
+
+namespace fabric::daemon {
+
+namespace {
+
+struct Complaint {
+  toml::source_position where;
+  std::string text;
+};
+
+class Complaints {
+ public:
+  explicit Complaints(std::string file) : file_(std::move(file)) {}
+
+  void add(const toml::source_region& where, std::string text) {
+    complaints_.push_back({where.begin, std::move(text)});
+  }
+
+  void raise() {
+    if (complaints_.empty()) return;
+    std::stable_sort(complaints_.begin(), complaints_.end(),
+                     [](const auto& a, const auto& b) { return a.where < b.where; });
+    std::string text;
+    for (const auto& complaint : complaints_) {
+      if (!text.empty()) text += '\n';
+      text +=
+          fmt::format("{}:{}:{}: {}", file_, complaint.where.line, complaint.where.column, complaint.text);
+    }
+    throw ConfigurationError(text);
+  }
+
+ private:
+  std::string file_;
+  std::vector<Complaint> complaints_;
+};
+
+std::string_view kind_of(const toml::node& node) {
+  switch (node.type()) {
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "a list";
+    case toml::node_type::string:
+      return "a text";
+    case toml::node_type::integer:
+      return "a whole number";
+    case toml::node_type::floating_point:
+      return "a number with a fraction";
+    case toml::node_type::boolean:
+      return "true or false";
+    case toml::node_type::none:
+    case toml::node_type::date:
+    case toml::node_type::time:
+    case toml::node_type::date_time:
+      break;
+  }
+  return "a date or time";
+}
+
+/// "5ms" to nanoseconds. Nothing if it is not a whole number with one of the units us, ms, s.
+std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text) {
+  std::int64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc{} || count < 0 || count > 1'000'000'000) return std::nullopt;
+  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  if (unit == "us") return std::chrono::microseconds(count);
+  if (unit == "ms") return std::chrono::milliseconds(count);
+  if (unit == "s") return std::chrono::seconds(count);
+  return std::nullopt;
+}
+
+std::string show_duration(std::chrono::nanoseconds duration) {
+  using namespace std::chrono_literals;
+  if (duration % 1s == 0s) return fmt::format("{}s", duration / 1s);
+  if (duration % 1ms == 0ms) return fmt::format("{}ms", duration / 1ms);
+  return fmt::format("{}us", duration / 1us);
+}
+
+/// One table of the file while it is read. finish() complains about what nobody has asked for.
+class Section {
+ public:
+  Section(const toml::table* table, std::string path, Complaints& complaints)
+      : table_(table), path_(std::move(path)), complaints_(complaints) {}
+
+  /// A table in this one; empty where the file has none.
+  Section section(const std::string& key) {
+    const toml::node* node = find(key);
+    if (node != nullptr && !node->is_table()) {
+      wrong_type(key, *node, "a table: write [" + full(key) + "]");
+      node = nullptr;
+    }
+    return {node != nullptr ? node->as_table() : nullptr, full(key), complaints_};
+  }
+
+  /// A text for which `accept` returns an empty string, or else what it should be.
+  template <class Accept>
+  void text(const std::string& key, Accept accept) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    if (!node->is_string()) return wrong_type(key, *node, "a text in quotes");
+    judge(key, *node, accept(node->as_string()->get()));
+  }
+
+  /// A list of texts, each judged as in text().
+  template <class Accept>
+  void texts(const std::string& key, Accept accept) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    if (!node->is_array()) return wrong_type(key, *node, "a list of texts: [\"...\", \"...\"]");
+    for (const auto& element : *node->as_array()) {
+      if (!element.is_string()) {
+        wrong_type(key, element, "a list of texts: [\"...\", \"...\"]");
+      } else {
+        judge(key, element, accept(element.as_string()->get()));
+      }
+    }
+  }
+
+  template <std::integral T>
+  void integer(const std::string& key, T& value, T low, T high) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    if (!node->is_integer()) return wrong_type(key, *node, "a whole number");
+    const std::int64_t number = node->as_integer()->get();
+    if (std::cmp_less(number, low) || std::cmp_greater(number, high)) {
+      return judge(key, *node, fmt::format("must be from {} to {}", low, high));
+    }
+    value = static_cast<T>(number);
+  }
+
+  void duration(const std::string& key, std::chrono::nanoseconds& value, std::chrono::nanoseconds low,
+                std::chrono::nanoseconds high) {
+    text(key, [&](const std::string& word) -> std::string {
+      const auto duration = parse_duration(word);
+      if (!duration) return "must be a whole number with a unit: \"500us\", \"5ms\", \"1s\"";
+      if (*duration < low || *duration > high) {
+        return fmt::format("must be from \"{}\" to \"{}\"", show_duration(low), show_duration(high));
+      }
+      value = *duration;
+      return "";
+    });
+  }
+
+  /// All keys of the table, which are the operator's own words, with a whole number each.
+  template <std::integral T, class Accept>
+  void integers(std::map<std::string, T>& values, T low, T high, Accept accept) {
+    if (table_ == nullptr) return;
+    for (const auto& [key, node] : *table_) {
+      const std::string word(key.str());
+      if (const std::string complaint = accept(word); !complaint.empty()) {
+        complaints_.add(key.source(), fmt::format("`{}`: {}", full(word), complaint));
+      }
+      integer(word, values[word], low, high);
+    }
+  }
+
+  void complain(const std::string& key, const std::string& text) {
+    if (const toml::node* node = find(key)) judge(key, *node, text);
+  }
+
+  void finish() {
+    if (table_ == nullptr) return;
+    for (const auto& [key, node] : *table_) {
+      if (std::find(known_.begin(), known_.end(), key.str()) != known_.end()) continue;
+      const std::string nearest = nearest_word(key.str(), known_);
+      std::string hint = nearest.empty() ? fmt::format("known here: {}", fmt::join(known_, ", "))
+                                         : fmt::format("did you mean `{}`?", nearest);
+      complaints_.add(key.source(), fmt::format("unknown key `{}`; {}", full(std::string(key.str())), hint));
+    }
+  }
+
+ private:
+  const toml::node* find(const std::string& key) {
+    if (std::find(known_.begin(), known_.end(), key) == known_.end()) known_.push_back(key);
+    return table_ != nullptr ? table_->get(key) : nullptr;
+  }
+  [[nodiscard]] std::string full(const std::string& key) const {
+    return path_.empty() ? key : path_ + "." + key;
+  }
+  void wrong_type(const std::string& key, const toml::node& node, const std::string& wanted) {
+    complaints_.add(node.source(), fmt::format("`{}` must be {}, not {}", full(key), wanted, kind_of(node)));
+  }
+  void judge(const std::string& key, const toml::node& node, const std::string& complaint) {
+    if (!complaint.empty()) complaints_.add(node.source(), fmt::format("`{}` {}", full(key), complaint));
+  }
+
+  const toml::table* table_;
+  std::string path_;
+  Complaints& complaints_;
+  std::vector<std::string> known_;
+};
+
+std::string accept_port(const std::string& word) {
+  const auto slash = word.find('/');
+  const std::string number = slash == std::string::npos ? "1" : word.substr(slash + 1);
+  const bool good = slash != 0 && !word.empty() && !number.empty() && number.size() <= 3 &&
+                    number.find_first_not_of("0123456789") == std::string::npos && number[0] != '0';
+  return good ? "" : "must be an adapter or a port of it: \"mlx5_0\", \"mlx5_0/1\"";
+}
+
+auto accept_prefix(routing::Prefix& prefix, bool ipv4) {
+  return [&prefix, ipv4](const std::string& word) -> std::string {
+    const auto parsed = parse_prefix(word);
+    if (!parsed || is_ipv4(*parsed) != ipv4) {
+      return ipv4 ? "must be an IPv4 network: \"10.88.0.0/16\""
+                  : "must be an IPv6 network: \"fd88:fab::/64\"";
+    }
+    const unsigned host_bits = 128u - parsed->length;
+    if (host_bits < 2 || host_bits > 120) return "must have from 2 to 120 bits left for hosts";
+    prefix = *parsed;
+    return "";
+  };
+}
+
+template <class Value>
+auto accept_one_of(Value& value, std::vector<std::pair<std::string, Value>> words) {
+  return [&value, words = std::move(words)](const std::string& word) -> std::string {
+    std::vector<std::string> names;
+    for (const auto& [name, meaning] : words) {
+      if (name == word) {
+        value = meaning;
+        return "";
+      }
+      names.push_back(name);
+    }
+    const std::string nearest = nearest_word(word, names);
+    return nearest.empty() ? fmt::format("must be one of: {}", fmt::join(names, ", "))
+                           : fmt::format("does not know \"{}\"; did you mean \"{}\"?", word, nearest);
+  };
+}
+
+auto append_to(std::vector<std::string>& list) {
+  return [&list](const std::string& word) {
+    list.push_back(word);
+    return accept_port(word);
+  };
+}
+
+void read_host(Section section, Configuration::Host& host) {
+  section.text("name", [&](const std::string& name) -> std::string {
+    if (name.empty() || name.size() > 63 || name.find_first_of(" \t\r\n/") != std::string::npos) {
+      return "must have from 1 to 63 bytes, without spaces or slashes";
+    }
+    host.name = name;
+    return "";
+  });
+  section.integer<std::uint8_t>("priority", host.priority, 0, 15);
+  section.integer<std::uint16_t>("index", host.index, 0, routing::kMaxHostIndex.value());
+  section.finish();
+}
+
+void read_network(Section section, Configuration::Network& network) {
+  section.text("interface", [&](const std::string& name) -> std::string {
+    if (name.empty() || name.size() > 15 || name == "." || name == ".." ||
+        name.find_first_of(" \t\r\n/:%") != std::string::npos) {
+      return "must be a name for a network interface, from 1 to 15 bytes";
+    }
+    network.interface = name;
+    return "";
+  });
+  section.integer<std::uint32_t>("mtu", network.mtu, 1280, 65520);
+  section.text("ipv4", accept_prefix(network.ipv4, true));
+  section.text("ipv6", accept_prefix(network.ipv6, false));
+  section.texts("prefixes", [&](const std::string& word) -> std::string {
+    const auto prefix = parse_prefix(word);
+    if (!prefix) {
+      return "must be networks without bits set behind their length: \"192.168.7.0/24\", \"2001:db8:7::/48\"";
+    }
+    network.prefixes.push_back(*prefix);
+    return "";
+  });
+  section.finish();
+}
+
+void read_timers(Section section, Configuration::Timers& timers) {
+  using namespace std::chrono_literals;
+  section.duration("heartbeat", timers.heartbeat, 1ms, 1s);
+  section.duration("dead", timers.dead, 3ms, 60s);
+  if (timers.dead < 2 * timers.heartbeat) {
+    section.complain("dead", "must be at least twice `timers.heartbeat`; three to five times is usual");
+  }
+  section.finish();
+}
+
+void read_ports(Section section, Configuration::Ports& ports) {
+  section.texts("use", append_to(ports.use));
+  section.texts("ignore", append_to(ports.ignore));
+  section.section("cost").integers<std::uint32_t>(ports.cost, 1, 1'000'000, accept_port);
+  section.finish();
+}
+
+void read(const toml::table& file, Configuration& configuration, Complaints& complaints) {
+  Section top(&file, "", complaints);
+  read_host(top.section("host"), configuration.host);
+  read_network(top.section("network"), configuration.network);
+
+  Section routing = top.section("routing");
+  routing.text("multipath", accept_one_of<Multipath>(configuration.routing.multipath,
+                                                     {{"off", Multipath::off},
+                                                      {"equal-cost", Multipath::equal_cost},
+                                                      {"always", Multipath::always}}));
+  routing.finish();
+
+  read_timers(top.section("timers"), configuration.timers);
+  read_ports(top.section("ports"), configuration.ports);
+
+  Section forwarder = top.section("forwarder");
+  forwarder.integer<std::uint32_t>("buffers", configuration.forwarder.buffers, 16, 16384);
+  forwarder.finish();
+
+  Section log = top.section("log");
+  log.text("level", accept_one_of<std::string>(
+                        configuration.log.level,
+                        {{"debug", "debug"}, {"info", "info"}, {"warning", "warning"}, {"error", "error"}}));
+  log.finish();
+  top.finish();
+}
+
+/// Whether `word` ("mlx5_0" or "mlx5_0/1") means this port.
+bool means(std::string_view word, std::string_view device, unsigned number) {
+  return word == device || word == fmt::format("{}/{}", device, number);
+}
+
+}  // namespace
+
+bool Configuration::Ports::wanted(std::string_view device, unsigned number) const {
+  const auto listed = [&](const std::vector<std::string>& list) {
+    return std::any_of(list.begin(), list.end(),
+                       [&](const std::string& word) { return means(word, device, number); });
+  };
+  return (use.empty() || listed(use)) && !listed(ignore);
+}
+
+std::uint32_t Configuration::Ports::cost_of(std::string_view device, unsigned number) const {
+  for (const std::string& key : {fmt::format("{}/{}", device, number), std::string(device)}) {
+    if (const auto found = cost.find(key); found != cost.end()) return found->second;
+  }
+  return 0;
+}
+
+std::string nearest_word(std::string_view word, const std::vector<std::string>& known) {
+  std::string nearest;
+  std::size_t least = word.size() / 3 + 2;  // farther than this is another word, not a slip
+  for (const std::string& candidate : known) {
+    // Levenshtein's distance, one row at a time.
+    std::vector<std::size_t> row(candidate.size() + 1);
+    std::iota(row.begin(), row.end(), std::size_t{0});
+    for (std::size_t i = 0; i < word.size(); ++i) {
+      std::size_t diagonal = row[0];
+      row[0] = i + 1;
+      for (std::size_t j = 0; j < candidate.size(); ++j) {
+        const std::size_t substituted = diagonal + (word[i] == candidate[j] ? 0 : 1);
+        diagonal = row[j + 1];
+        row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, substituted});
+      }
+    }
+    if (row.back() < least) {
+      least = row.back();
+      nearest = candidate;
+    }
+  }
+  return nearest;
+}
+
+Configuration parse_configuration(std::string_view text, const std::string& name) {
+  Configuration configuration;
+  Complaints complaints(name);
+  try {
+    const toml::table file = toml::parse(text, name);
+    read(file, configuration, complaints);
+  } catch (const toml::parse_error& error) {
+    complaints.add(error.source(), fmt::format("not TOML: {}", error.description()));
+  }
+  complaints.raise();
+  return configuration;
+}
+
+Configuration load_configuration(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    throw ConfigurationError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+  }
+  return parse_configuration(text.str(), path);
+}
+
+}  // namespace fabric::daemon

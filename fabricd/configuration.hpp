@@ -1,0 +1,84 @@
+// What an operator may say in the configuration file. Every value has a default that works; the file is TOML
+// and strict. docs/configuration.md describes each key.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fabricd/addresses.hpp"
+#include "routing/forwarding_state.hpp"
+
+namespace fabric::daemon {
+
+/// When flows between two hosts use both ways.
+enum class Multipath : std::uint8_t {
+  off,         ///< always the cheaper way
+  equal_cost,  ///< both where they cost the same (opposite hosts of a ring)
+  always,      ///< both wherever both are whole
+};
+
+struct Configuration {
+  struct Host {
+    std::string name;           ///< empty: the machine's host name; at most 63 bytes
+    std::uint8_t priority = 8;  ///< 0..15, the highest is elected to assign LIDs
+    std::uint16_t index = 0;    ///< the wish for a host index; 0: none
+  } host;
+
+  struct Network {
+    std::string interface = "fab0";
+    std::uint32_t mtu = 65520;                              ///< bytes, 1280..65520
+    routing::Prefix ipv4 = *parse_prefix("10.88.0.0/16");   ///< host k has its k-th address
+    routing::Prefix ipv6 = *parse_prefix("fd88:fab::/64");  ///< likewise
+    std::vector<routing::Prefix> prefixes;                  ///< what else this host serves
+  } network;
+
+  struct Routing {
+    Multipath multipath = Multipath::equal_cost;
+  } routing;
+
+  struct Timers {
+    std::chrono::nanoseconds heartbeat = std::chrono::milliseconds(5);
+    std::chrono::nanoseconds dead = std::chrono::milliseconds(25);  ///< silence: the neighbour is given up
+  } timers;
+
+  struct Ports {
+    std::vector<std::string> use;               ///< "mlx5_0" or "mlx5_0/1"; empty: all
+    std::vector<std::string> ignore;            ///< likewise
+    std::map<std::string, std::uint32_t> cost;  ///< by "mlx5_0" or "mlx5_0/1"; others: from the rate
+
+    /// Whether port `number` (from 1) of `device` is to be used.
+    [[nodiscard]] bool wanted(std::string_view device, unsigned number) const;
+    /// The configured cost of a port, 0 where there is none.
+    [[nodiscard]] std::uint32_t cost_of(std::string_view device, unsigned number) const;
+  } ports;
+
+  struct Forwarder {
+    std::uint32_t buffers = 128;  ///< receive buffers per port, 64 KiB each
+  } forwarder;
+
+  struct Log {
+    std::string level = "info";
+  } log;
+};
+
+/// All that is wrong with a file, one line each: "FILE:LINE:COLUMN: what, and what to do".
+class ConfigurationError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Reads the text of a configuration file; `name` is for messages. Throws ConfigurationError.
+Configuration parse_configuration(std::string_view text, const std::string& name);
+
+/// Reads a file. Throws ConfigurationError.
+Configuration load_configuration(const std::string& path);
+
+/// Of `known`, the one that `word` was probably meant to be; empty if none is near.
+std::string nearest_word(std::string_view word, const std::vector<std::string>& known);
+
+}  // namespace fabric::daemon

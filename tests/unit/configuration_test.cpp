@@ -1,0 +1,145 @@
+#include "fabricd/configuration.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace fabric::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// The complaints about a file, as an operator sees them.
+std::string complaints(std::string_view text) {
+  try {
+    parse_configuration(text, "f.toml");
+  } catch (const ConfigurationError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Configuration, EmptyFileHasTheDefaults) {
+  const Configuration c = parse_configuration("", "f.toml");
+  EXPECT_EQ(c.network.interface, "fab0");
+  EXPECT_EQ(c.network.mtu, 65520u);
+  EXPECT_EQ(to_string(c.network.ipv4), "10.88.0.0/16");
+  EXPECT_EQ(to_string(c.network.ipv6), "fd88:fab::/64");
+  EXPECT_EQ(c.routing.multipath, Multipath::equal_cost);
+  EXPECT_TRUE(c.ports.wanted("mlx5_0", 2));
+  EXPECT_EQ(c.ports.cost_of("mlx5_0", 2), 0u);
+}
+
+TEST(Configuration, EveryKeyIsRead) {
+  const Configuration c = parse_configuration(R"(
+[host]
+name = "bode"
+priority = 15
+index = 7
+[network]
+interface = "ring0"
+mtu = 9000
+ipv4 = "172.20.4.0/22"
+ipv6 = "fd00:1::/64"
+prefixes = ["192.168.7.0/24", "2001:db8:7::/48"]
+[routing]
+multipath = "always"
+[timers]
+heartbeat = "2ms"
+dead = "10ms"
+[ports]
+use = ["mlx5_0", "mlx5_1/2"]
+ignore = ["mlx5_0/2"]
+cost = { "mlx5_0/1" = 20, "mlx5_1" = 7 }
+[forwarder]
+buffers = 512
+[log]
+level = "debug"
+)",
+                                              "f.toml");
+  EXPECT_EQ(c.host.name, "bode");
+  EXPECT_EQ(c.host.priority, 15);
+  EXPECT_EQ(c.host.index, 7);
+  EXPECT_EQ(c.network.interface, "ring0");
+  EXPECT_EQ(c.network.mtu, 9000u);
+  EXPECT_EQ(to_string(c.network.ipv4), "172.20.4.0/22");
+  EXPECT_EQ(to_string(c.network.ipv6), "fd00:1::/64");
+  ASSERT_EQ(c.network.prefixes.size(), 2u);
+  EXPECT_EQ(to_string(c.network.prefixes[0]), "192.168.7.0/24");
+  EXPECT_EQ(to_string(c.network.prefixes[1]), "2001:db8:7::/48");
+  EXPECT_EQ(c.routing.multipath, Multipath::always);
+  EXPECT_EQ(c.timers.heartbeat, 2ms);
+  EXPECT_EQ(c.timers.dead, 10ms);
+  EXPECT_TRUE(c.ports.wanted("mlx5_0", 1));
+  EXPECT_FALSE(c.ports.wanted("mlx5_0", 2));
+  EXPECT_FALSE(c.ports.wanted("mlx5_1", 1));
+  EXPECT_TRUE(c.ports.wanted("mlx5_1", 2));
+  EXPECT_EQ(c.ports.cost_of("mlx5_0", 1), 20u);
+  EXPECT_EQ(c.ports.cost_of("mlx5_1", 2), 7u);
+  EXPECT_EQ(c.forwarder.buffers, 512u);
+  EXPECT_EQ(c.log.level, "debug");
+}
+
+TEST(Configuration, UnknownKeyIsAnErrorWithPlaceAndSuggestion) {
+  EXPECT_EQ(complaints("[network]\nmtuu = 9000\n"),
+            "f.toml:2:1: unknown key `network.mtuu`; did you mean `mtu`?");
+  EXPECT_EQ(complaints("[netwrk]\nmtu = 9000\n"),
+            "f.toml:1:2: unknown key `netwrk`; did you mean `network`?");
+  EXPECT_EQ(complaints("[log]\n  colour = true\n"),
+            "f.toml:2:3: unknown key `log.colour`; known here: level");
+}
+
+TEST(Configuration, RangesAndTypesAreChecked) {
+  EXPECT_EQ(complaints("[network]\nmtu = 100\n"), "f.toml:2:7: `network.mtu` must be from 1280 to 65520");
+  EXPECT_EQ(complaints("[network]\nmtu = \"9000\"\n"),
+            "f.toml:2:7: `network.mtu` must be a whole number, not a text");
+  EXPECT_EQ(complaints("[host]\npriority = 16\n"), "f.toml:2:12: `host.priority` must be from 0 to 15");
+  EXPECT_EQ(complaints("[network]\nipv4 = \"10.88.0.1/16\"\n"),
+            "f.toml:2:8: `network.ipv4` must be an IPv4 network: \"10.88.0.0/16\"");
+  EXPECT_EQ(complaints("[network]\nipv6 = \"10.88.0.0/16\"\n"),
+            "f.toml:2:8: `network.ipv6` must be an IPv6 network: \"fd88:fab::/64\"");
+  EXPECT_EQ(complaints("[timers]\nheartbeat = 5\n"),
+            "f.toml:2:13: `timers.heartbeat` must be a text in quotes, not a whole number");
+  EXPECT_EQ(complaints("[timers]\nheartbeat = \"5 parsecs\"\n"),
+            "f.toml:2:13: `timers.heartbeat` must be a whole number with a unit: \"500us\", \"5ms\", \"1s\"");
+  EXPECT_EQ(
+      complaints("[timers]\nheartbeat = \"10ms\"\ndead = \"15ms\"\n"),
+      "f.toml:3:8: `timers.dead` must be at least twice `timers.heartbeat`; three to five times is usual");
+  EXPECT_EQ(complaints("[ports]\nuse = [\"/1\"]\n"),
+            "f.toml:2:8: `ports.use` must be an adapter or a port of it: \"mlx5_0\", \"mlx5_0/1\"");
+  EXPECT_EQ(complaints("[ports.cost]\n\"mlx5_0/1\" = 0\n"),
+            "f.toml:2:14: `ports.cost.mlx5_0/1` must be from 1 to 1000000");
+  EXPECT_EQ(complaints("[routing]\nmultipath = \"equal\"\n"),
+            "f.toml:2:13: `routing.multipath` must be one of: off, equal-cost, always");
+  EXPECT_EQ(complaints("[log]\nlevel = \"debgu\"\n"),
+            "f.toml:2:9: `log.level` does not know \"debgu\"; did you mean \"debug\"?");
+  EXPECT_EQ(complaints("network = 3\n"),
+            "f.toml:1:11: `network` must be a table: write [network], not a whole number");
+}
+
+TEST(Configuration, AllComplaintsAtOnceInTheOrderOfTheFile) {
+  EXPECT_EQ(complaints("[log]\nlevle = \"info\"\n[host]\nindex = -1\n"),
+            "f.toml:2:1: unknown key `log.levle`; did you mean `level`?\n"
+            "f.toml:4:9: `host.index` must be from 0 to 24575");
+}
+
+TEST(Configuration, NotToml) {
+  EXPECT_THAT(complaints("[host\n"), testing::StartsWith("f.toml:1:6: not TOML: "));
+  EXPECT_THROW(load_configuration("/nonexistent/f.toml"), ConfigurationError);
+}
+
+TEST(Addresses, HostAddressIsTheIndexthOfTheNetwork) {
+  const auto of = [](const char* network, unsigned index) {
+    const auto address = host_address(*parse_prefix(network), HostIndex(static_cast<std::uint16_t>(index)));
+    return address ? to_string(*address) : "";
+  };
+  EXPECT_EQ(of("10.88.0.0/16", 1), "10.88.0.1");
+  EXPECT_EQ(of("10.88.0.0/16", 300), "10.88.1.44");
+  EXPECT_EQ(of("10.88.0.0/24", 254), "10.88.0.254");
+  EXPECT_EQ(of("10.88.0.0/24", 255), "");  // broadcast
+  EXPECT_EQ(of("10.88.0.0/16", 0), "");
+  EXPECT_EQ(of("fd88:fab::/64", 10), "fd88:fab::a");
+  EXPECT_EQ(of("10.88.4.16/28", 3), "10.88.4.19");
+}
+
+}  // namespace
+}  // namespace fabric::daemon

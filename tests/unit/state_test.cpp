@@ -1,0 +1,114 @@
+#include "fabricd/state.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+namespace fabric::daemon {
+namespace {
+
+class StateFile : public testing::Test {
+ protected:
+  StateFile() {
+    char name[] = "/tmp/fabric-state-XXXXXX";
+    directory_ = mkdtemp(name);
+  }
+  ~StateFile() override { std::filesystem::remove_all(directory_); }
+
+  std::string read(const std::string& name) const {
+    std::ifstream file(directory_ / name);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  void write(const std::string& text) const { std::ofstream(directory_ / "state.json") << text; }
+
+  std::filesystem::path directory_;
+};
+
+State example() {
+  return {7, {3, {{Guid(0xA1), HostIndex(2)}, {Guid(0xFFFF0000FFFF0001), HostIndex(1)}}}};
+}
+
+TEST_F(StateFile, ComesBackAsItWasSaved) {
+  const StateDirectory state(directory_ / "deep" / "er");
+  EXPECT_EQ(state.load().starts, 0u);
+  state.save(example());
+  const State again = state.load();
+  EXPECT_EQ(again.starts, 7u);
+  EXPECT_EQ(again.lids.version, 3u);
+  EXPECT_EQ(again.lids.entries, example().lids.entries);
+}
+
+TEST_F(StateFile, DamageIsReportedAndKeptAside) {
+  const StateDirectory state(directory_);
+  for (const std::string text :
+       {"", "{", "[]", "null", "{\"schema\":2,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[]}}",
+        "{\"schema\":1,\"starts\":-1,\"lids\":{\"version\":1,\"entries\":[]}}",
+        "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"index\":0}]}}",
+        "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"1\",\"index\":1}]}}",
+        "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"index\":1},"
+        "{\"host\":\"0x2\",\"index\":1}]}}",
+        "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"index\":1},"
+        "{\"host\":\"0x1\",\"index\":2}]}}"}) {
+    write(text);
+    EXPECT_THROW((void)state.load(), StateError) << text;
+    EXPECT_EQ(read("state.json.bad"), text);
+    EXPECT_EQ(state.load().starts, 0u);  // it is out of the way
+  }
+}
+
+TEST_F(StateFile, NoPrefixOfAFileIsTakenForAWholeOne) {
+  const std::string whole = encode_state(example());
+  ASSERT_EQ(decode_state(whole).starts, 7u);
+  for (std::size_t length = 0; length + 1 < whole.size(); ++length) {
+    EXPECT_ANY_THROW(decode_state(whole.substr(0, length))) << length;
+  }
+}
+
+TEST_F(StateFile, RandomDamageNeverMakesABadTable) {
+  const auto seed = std::getenv("FABRIC_SEED") ? std::strtoul(std::getenv("FABRIC_SEED"), nullptr, 10)
+                                               : std::random_device{}();
+  std::mt19937 random(static_cast<std::mt19937::result_type>(seed));
+  const std::string whole = encode_state(example());
+  for (int i = 0; i < 20000; ++i) {
+    std::string text = whole;
+    for (unsigned n = 1 + random() % 3; n > 0; --n)
+      text[random() % text.size()] = static_cast<char>(random());
+    try {
+      const State state = decode_state(text);
+      ASSERT_EQ(state.lids.entries.size(), 2u) << "FABRIC_SEED=" << seed;
+      ASSERT_NE(state.lids.entries[0].index, state.lids.entries[1].index) << "FABRIC_SEED=" << seed;
+      ASSERT_LT(state.lids.entries[0].host, state.lids.entries[1].host) << "FABRIC_SEED=" << seed;
+    } catch (const std::exception&) {
+    }
+  }
+}
+
+TEST_F(StateFile, AFullDiskKeepsWhatWasThere) {
+  const StateDirectory state(directory_);
+  state.save(example());
+  // A device that is always full stands where the temporary file is to be written.
+  std::filesystem::create_symlink("/dev/full", directory_ / "state.json.new");
+  State next = example();
+  next.starts = 8;
+  try {
+    state.save(next);
+    FAIL() << "saved to a full disk";
+  } catch (const StateError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("No space left on device"));
+  }
+  EXPECT_EQ(state.load().starts, 7u);
+}
+
+TEST_F(StateFile, ADirectoryThatCannotBeMadeIsReported) {
+  write("a file");
+  EXPECT_THROW(StateDirectory(directory_ / "state.json").save(example()), StateError);
+}
+
+}  // namespace
+}  // namespace fabric::daemon
