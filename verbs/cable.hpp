@@ -85,7 +85,8 @@ class Cable {
     std::function<void(ibv_qp* data, ibv_qp* control)> prepare;
     std::function<void(const Connection&)> up;
     /// The connection is no more (`detector`: "event", "completion", "heartbeat", "peer", "local"). When this
-    /// returns, nobody may touch the queue pairs.
+    /// returns, nobody may touch the queue pairs. Comes once after every `prepare`: also when `up` never
+    /// came, because the other end did not get that far.
     std::function<void(const std::string& detector, const std::string& reason)> down;
     std::function<void()> changed;  ///< status() has changed
   };
