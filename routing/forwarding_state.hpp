@@ -2,7 +2,8 @@
 //
 // A frame for LID d leaves by egress[d]. Where that port is dead, it leaves by egress[d ^ 1], marked as
 // turned (the two LIDs of a block are the two redundant ways to the host). A turned frame that meets a dead
-// port is dropped.
+// port is dropped. An entry of kNoPort counts as a dead port: a way may be missing for a moment while the
+// hosts agree on a new map (docs/routing.md), or because the neighbour ahead is not ready.
 #pragma once
 
 #include <array>

@@ -2,10 +2,17 @@
 // and the simulator run this same class.
 //
 // It is composed of cores of their own (adjacency, link state, LID assignment, ways), each in a file of its
-// own.
+// own. docs/routing.md is the specification.
+//
+// Use: construct; call handle(now, TimerExpired{}) once to start; from then on one handle() per event, and
+// TimerExpired whenever next_timer() has come. Carry out the returned actions in their order. Everything
+// else is const inspection, for people.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -82,5 +89,147 @@ struct Notice {  ///< for `fabricctl monitor` and the log
 using Action = std::variant<SendMessage, ResetCable, LidsAgreed, Publish, Notice>;
 
 inline constexpr std::size_t kMaxMessage = 16384;
+
+// --- settings
+struct NodeTimers {
+  using ms = std::chrono::milliseconds;
+  /// Sent where nothing else was sent for so long.
+  Duration keepalive = ms(200);
+  /// A neighbour that says nothing for so long hangs: ResetCable. Slow on purpose: port events, failed
+  /// completions and the heartbeat on the data path find dead cables; this finds dead daemons.
+  Duration dead = ms(1000);
+  /// A host without any agreement waits until the map was quiet for so long before it assigns the first
+  /// LIDs, so that a cold start does one round...
+  Duration settle = ms(50);
+  /// ...and, as long as it has no neighbour at all, for so long.
+  Duration alone = ms(1000);
+  /// Least time between two computations of the map; the first after a pause is immediate.
+  Duration hold = ms(1);
+  /// How long a cable that is down stays on the map: so long the ways go on counting with it.
+  Duration remember = std::chrono::minutes(10);
+  /// Advertisements are sent again this often...
+  Duration refresh = std::chrono::minutes(10);
+  /// ...and forgotten if they were not for so long.
+  Duration max_age = std::chrono::minutes(35);
+  /// New ways wait for the agreement of all hosts on the map, but not longer than this.
+  Duration agreement = std::chrono::seconds(5);
+};
+
+struct NodeSettings {
+  Guid guid;
+  std::string name;               ///< at most 63 bytes
+  std::uint32_t incarnation = 0;  ///< differs after each start
+  std::uint8_t priority = 0;      ///< the highest becomes the one who assigns LIDs; then the lower GUID
+  HostIndex preferred = kNoHost;  ///< kNoHost: what was agreed before, else the number at the end of the name
+  /// Cost of sending over a port; ports not listed take CableUp::cost, or else 10^12 / rate (at least 1).
+  std::map<PortIndex, std::uint32_t> costs;
+  std::vector<Prefix> prefixes;  ///< as in PrefixesChanged
+  bool multipath = true;         ///< spread lanes over both ways where their costs are equal
+  std::uint8_t lanes = 16;       ///< 1..16
+  NodeTimers timers;
+};
+
+// --- inspection
+enum class AdjacencyState : std::uint8_t {
+  down,  ///< no connection
+  init,  ///< connected; waiting for the neighbour's database
+  full,  ///< databases are the same; advertised to all
+};
+constexpr const char* to_string(AdjacencyState state) {
+  constexpr const char* names[] = {"down", "init", "full"};
+  return names[static_cast<std::size_t>(state)];
+}
+
+struct AdjacencyView {
+  PortIndex port;
+  AdjacencyState state = AdjacencyState::down;
+  TimePoint since;         ///< of this state
+  std::string reason;      ///< why it went down last; empty if it never did
+  Neighbour neighbour;     ///< the present one, or the last
+  std::uint64_t rate = 0;  ///< bit/s
+  std::uint32_t cost = 0;  ///< of sending this way
+  std::uint64_t messages_in = 0, messages_out = 0;
+  std::uint64_t malformed = 0;  ///< messages that made no sense; each cost the connection
+  std::uint64_t times_full = 0;
+};
+
+struct HostView {
+  Guid guid;
+  std::string name;
+  HostIndex index = kNoHost;
+  std::uint32_t incarnation = 0;
+  std::uint8_t priority = 0;
+  bool self = false;
+  bool reachable = false;
+  bool assigner = false;  ///< the elected one, who assigns LIDs
+  bool settled = false;   ///< works with the same map as this host
+  /// Taken out, it cuts others off (an articulation point), or so does one cable of it (a bridge).
+  bool critical = false;
+  std::uint64_t sequence = 0;  ///< of its advertisement
+  Duration age{};              ///< of its advertisement
+  std::vector<Prefix> prefixes;
+};
+
+struct CableView {
+  struct End {
+    Guid host;
+    PortIndex port;
+    std::uint32_t cost = 0;  ///< of sending from here
+    bool up = false;         ///< says this end
+  };
+  std::array<End, 2> ends;  ///< by GUID, then port
+  std::uint64_t rate = 0;   ///< bit/s
+  bool up = false;          ///< both ends say so
+  bool bridge = false;      ///< nothing replaces it
+};
+
+struct NodeView {
+  std::uint64_t generation = 0;  ///< of the forwarding state
+  TimePoint last_reroute;        ///< when the ways of some host last changed
+  std::string last_reroute_reason;
+  std::uint64_t map = 0;  ///< hash of map and LID table; hosts with the same value forward alike
+  bool settled = false;   ///< all reachable hosts have the same
+  Guid assigner;          ///< zero: none yet
+  std::uint64_t advertisements = 0, floods = 0, computations = 0, disagreements = 0;
+};
+
+/// One step of a way.
+struct Hop {
+  Guid from, to;
+  PortIndex egress, ingress;
+  std::uint32_t cost = 0;
+  std::uint64_t rate = 0;  ///< bit/s
+  bool up = false;
+};
+
+class Node {
+ public:
+  /// `kept`: the table of the last LidsAgreed before the restart, if there is one.
+  explicit Node(NodeSettings settings, std::optional<LidTable> kept = std::nullopt);
+  ~Node();
+  Node(Node&&) noexcept;
+  Node& operator=(Node&&) noexcept;
+
+  /// What follows from the event, in order. `now` never goes back.
+  std::vector<Action> handle(TimePoint now, const Event& event);
+  /// When TimerExpired is due; nothing: never.
+  [[nodiscard]] std::optional<TimePoint> next_timer() const;
+
+  [[nodiscard]] const NodeSettings& settings() const;
+  [[nodiscard]] NodeView view() const;
+  [[nodiscard]] std::vector<HostView> hosts() const;             ///< by GUID
+  [[nodiscard]] std::vector<CableView> cables() const;           ///< of the whole fabric, by first end
+  [[nodiscard]] std::vector<AdjacencyView> adjacencies() const;  ///< of this host, by port
+  [[nodiscard]] const LidTable& lid_table() const;
+  /// What was published last. Never null.
+  [[nodiscard]] const std::shared_ptr<const ForwardingState>& forwarding() const;
+  /// The cables that `way` (0 or 1) takes from one host to another, computed as all hosts do; empty if there
+  /// is none, or for a host to itself.
+  [[nodiscard]] std::vector<Hop> path(Guid from, Guid to, unsigned way) const;
+
+ private:
+  class Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
 
 }  // namespace fabric::routing
