@@ -11,8 +11,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <concepts>
+#include <cstring>
 #include <fstream>
 #include <numeric>
 #include <sstream>
@@ -146,6 +146,13 @@ class Section {
     value = static_cast<T>(number);
   }
 
+  void flag(const std::string& key, bool& value) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    if (!node->is_boolean()) return wrong_type(key, *node, "true or false");
+    value = node->as_boolean()->get();
+  }
+
   void duration(const std::string& key, std::chrono::nanoseconds& value, std::chrono::nanoseconds low,
                 std::chrono::nanoseconds high) {
     text(key, [&](const std::string& word) -> std::string {
@@ -230,19 +237,14 @@ auto accept_prefix(routing::Prefix& prefix, bool ipv4) {
   };
 }
 
-template <class Value>
-auto accept_one_of(Value& value, std::vector<std::pair<std::string, Value>> words) {
+auto accept_one_of(std::string& value, std::vector<std::string> words) {
   return [&value, words = std::move(words)](const std::string& word) -> std::string {
-    std::vector<std::string> names;
-    for (const auto& [name, meaning] : words) {
-      if (name == word) {
-        value = meaning;
-        return "";
-      }
-      names.push_back(name);
+    if (std::find(words.begin(), words.end(), word) != words.end()) {
+      value = word;
+      return "";
     }
-    const std::string nearest = nearest_word(word, names);
-    return nearest.empty() ? fmt::format("must be one of: {}", fmt::join(names, ", "))
+    const std::string nearest = nearest_word(word, words);
+    return nearest.empty() ? fmt::format("must be one of: {}", fmt::join(words, ", "))
                            : fmt::format("does not know \"{}\"; did you mean \"{}\"?", word, nearest);
   };
 }
@@ -293,9 +295,10 @@ void read_network(Section section, Configuration::Network& network) {
 void read_timers(Section section, Configuration::Timers& timers) {
   using namespace std::chrono_literals;
   section.duration("heartbeat", timers.heartbeat, 1ms, 1s);
-  section.duration("dead", timers.dead, 3ms, 60s);
-  if (timers.dead < 2 * timers.heartbeat) {
-    section.complain("dead", "must be at least twice `timers.heartbeat`; three to five times is usual");
+  section.duration("keepalive", timers.keepalive, 10ms, 10s);
+  section.duration("dead", timers.dead, 30ms, 60s);
+  if (timers.dead < 3 * timers.keepalive) {
+    section.complain("dead", "must be at least three times `timers.keepalive`");
   }
   section.finish();
 }
@@ -307,29 +310,31 @@ void read_ports(Section section, Configuration::Ports& ports) {
   section.finish();
 }
 
+void read_forwarder(Section section, Configuration::Forwarder& forwarder) {
+  using namespace std::chrono_literals;
+  section.integer<std::uint32_t>("receive_buffers", forwarder.receive_buffers, 16, 16384);
+  section.integer<std::uint32_t>("send_buffers", forwarder.send_buffers, 16, 16384);
+  section.duration("spin", forwarder.spin, 0us, 1s);
+  section.duration("reorder", forwarder.reorder, 1ms, 1s);
+  section.finish();
+}
+
 void read(const toml::table& file, Configuration& configuration, Complaints& complaints) {
   Section top(&file, "", complaints);
   read_host(top.section("host"), configuration.host);
   read_network(top.section("network"), configuration.network);
 
   Section routing = top.section("routing");
-  routing.text("multipath", accept_one_of<Multipath>(configuration.routing.multipath,
-                                                     {{"off", Multipath::off},
-                                                      {"equal-cost", Multipath::equal_cost},
-                                                      {"always", Multipath::always}}));
+  routing.flag("multipath", configuration.routing.multipath);
   routing.finish();
 
   read_timers(top.section("timers"), configuration.timers);
   read_ports(top.section("ports"), configuration.ports);
 
-  Section forwarder = top.section("forwarder");
-  forwarder.integer<std::uint32_t>("buffers", configuration.forwarder.buffers, 16, 16384);
-  forwarder.finish();
+  read_forwarder(top.section("forwarder"), configuration.forwarder);
 
   Section log = top.section("log");
-  log.text("level", accept_one_of<std::string>(
-                        configuration.log.level,
-                        {{"debug", "debug"}, {"info", "info"}, {"warning", "warning"}, {"error", "error"}}));
+  log.text("level", accept_one_of(configuration.log.level, {"debug", "info", "warning", "error"}));
   log.finish();
   top.finish();
 }

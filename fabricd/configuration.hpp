@@ -15,18 +15,12 @@
 
 namespace fabric::daemon {
 
-/// When flows between two hosts use both ways.
-enum class Multipath : std::uint8_t {
-  off,         ///< always the cheaper way
-  equal_cost,  ///< both where they cost the same (opposite hosts of a ring)
-  always,      ///< both wherever both are whole
-};
-
 struct Configuration {
   struct Host {
-    std::string name;           ///< empty: the machine's host name; at most 63 bytes
-    std::uint8_t priority = 8;  ///< 0..15, the highest is elected to assign LIDs
-    std::uint16_t index = 0;    ///< the wish for a host index; 0: none
+    std::string name;  ///< empty: the machine's host name; at most 63 bytes
+    /// 0..15; the highest is elected to assign LIDs, and to be the subnet manager of a cable.
+    std::uint8_t priority = 8;
+    std::uint16_t index = 0;  ///< the wish for a host index; 0: none
   } host;
 
   struct Network {
@@ -38,12 +32,17 @@ struct Configuration {
   } network;
 
   struct Routing {
-    Multipath multipath = Multipath::equal_cost;
+    bool multipath = true;  ///< use both ways where they cost the same
   } routing;
 
   struct Timers {
-    std::chrono::nanoseconds heartbeat = std::chrono::milliseconds(5);
-    std::chrono::nanoseconds dead = std::chrono::milliseconds(25);  ///< silence: the neighbour is given up
+    using ms = std::chrono::milliseconds;
+    /// How often an idle cable is probed; the adapter at the other end answers.
+    std::chrono::nanoseconds heartbeat = ms(5);
+    /// How often a daemon says that it is alive...
+    std::chrono::nanoseconds keepalive = ms(200);
+    /// ...and how long it may be silent until its neighbours begin anew with it.
+    std::chrono::nanoseconds dead = ms(1000);
   } timers;
 
   struct Ports {
@@ -58,7 +57,10 @@ struct Configuration {
   } ports;
 
   struct Forwarder {
-    std::uint32_t buffers = 128;  ///< receive buffers per port, 64 KiB each
+    std::uint32_t receive_buffers = 256;                               ///< per port
+    std::uint32_t send_buffers = 512;                                  ///< per port
+    std::chrono::nanoseconds spin = std::chrono::microseconds(10);     ///< looking for work before it sleeps
+    std::chrono::nanoseconds reorder = std::chrono::milliseconds(30);  ///< longest wait for a missing frame
   } forwarder;
 
   struct Log {
