@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 namespace fabric::softhca {
@@ -62,5 +63,28 @@ struct SharedPort {
 };
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+/// A process that has opened the software HCA, from 1, never used twice in the life of a lab.
+using ClientId = std::uint32_t;
+
+struct LabHeader {
+  std::uint64_t magic;    ///< kLabMagic
+  std::uint32_t version;  ///< kLabVersion; a library and a hardware process of different builds do not mix
+  std::uint32_t ports;    ///< entries of the port table that are in use, from [0] on
+  std::uint64_t size;     ///< bytes of the whole memfd
+  std::uint64_t verbs_offset, verbs_size;  ///< the area of verbs_memory.hpp
+  std::uint64_t seed;                      ///< for whoever plays chance
+};
+inline constexpr std::uint64_t kLabMagic = 0x534F465448434131;  // "SOFTHCA1"
+inline constexpr std::uint32_t kLabVersion = 1;
+
+/// What lies at offset 0 of the memfd.
+struct LabMemory {
+  LabHeader header;
+  std::array<SharedPort, kMaxPorts> ports;
+};
+
+/// Where the area of verbs_memory.hpp begins: page aligned, whatever the page size.
+inline constexpr std::size_t kVerbsOffset = (sizeof(LabMemory) + 0xFFFF) & ~std::size_t{0xFFFF};
 
 }  // namespace fabric::softhca
