@@ -88,7 +88,7 @@ class ControlChannel {
   [[nodiscard]] std::uint64_t work_id(Kind kind, unsigned slot) const;
   [[nodiscard]] std::byte* receive_slot(unsigned slot) const { return memory_.get() + slot * kSlot; }
   [[nodiscard]] std::byte* send_slot(unsigned slot) const { return receive_slot(kReceives + slot); }
-  void post_receive(unsigned slot);
+  int post_receive(unsigned slot);  ///< 0 or errno
   bool post_send(std::span<const std::byte> message);
   void flush();
   void poll();
@@ -114,7 +114,7 @@ class ControlChannel {
   std::vector<std::uint8_t> free_sends_;
   std::deque<std::vector<std::byte>> queue_;
   bool heartbeat_posted_ = false;
-  bool active_ = false;  ///< something was acknowledged since the last tick
+  bool active_ = false;  ///< a message was acknowledged since the last tick
   std::optional<TimePoint> next_tick_;
 };
 

@@ -27,6 +27,7 @@ namespace fabric::daemon {
   X(stream_bytes, "payload bytes of them")                                                               \
   X(unreachable_sent, "ICMP and ICMPv6 unreachable messages given to local senders")                     \
   X(local_pauses, "times that reading the TUN device waited for an egress queue")                        \
+  X(tun_failures, "failures to read the TUN device; it is not looked at any more")                       \
   X(port_errors, "cables that showed themselves dead by a failed completion")                            \
   X(undrained, "detached cables whose work requests were not flushed in time")                           \
   X(drop_no_route, "dropped: no host or no way for this destination")                                    \
@@ -41,6 +42,7 @@ namespace fabric::daemon {
   X(drop_no_buffer, "dropped on receipt: no free buffer to refill the receive queue with")               \
   X(drop_duplicate, "dropped: seen before")                                                              \
   X(drop_late, "dropped: came after its place in the order was given up")                                \
+  X(drop_unknown_source, "dropped: from a host that is not on the map here")                             \
   X(drop_tun_write, "dropped: the TUN device did not take it")                                           \
   X(drop_no_session, "dropped: measurement frame that nobody waits for")                                 \
   X(drop_detached, "dropped: no cable left to send it on")                                               \

@@ -38,9 +38,11 @@ struct ForwarderConfiguration {
   unsigned receive_buffers = 256;
   unsigned send_buffers = 512;
   /// How long the data thread keeps looking for work after the last it found, before it sleeps.
-  std::chrono::microseconds spin{10};
+  std::chrono::nanoseconds spin = std::chrono::microseconds(10);
   /// Longest wait for a missing frame after a change of way, before the later ones are given out.
-  std::chrono::milliseconds reorder{30};
+  std::chrono::nanoseconds reorder = std::chrono::milliseconds(30);
+  /// Networks in which each host has the address of its index (routing/prefix_table.hpp).
+  std::vector<routing::Prefix> pools;
   std::uint32_t incarnation = 0;  ///< differs after each start: a restart begins new sequence numbers
 };
 

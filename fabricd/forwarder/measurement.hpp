@@ -32,7 +32,7 @@ struct MeasurementRequest {
   std::chrono::nanoseconds interval{std::chrono::seconds(1)};         ///< ping
   std::chrono::nanoseconds timeout{std::chrono::milliseconds(1000)};  ///< wait for one answer
 
-  static constexpr std::uint32_t kMinimumSize = 40;  ///< what an echo needs to carry
+  static constexpr std::uint32_t kMinimumSize = 40;  ///< what an echo needs to carry (Echo::kSize)
   static constexpr std::uint32_t kMaximumSize = 65536;
   static constexpr std::uint64_t kMaximumSamples = 1'000'000;
 };
