@@ -98,7 +98,7 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 
 /// The same for (a, b) and (b, a).
 constexpr std::uint64_t hash_of_ends(Guid one, Guid other) {
-  const auto [low, high] = std::minmax(one.value(), other.value());
+  const std::uint64_t low = std::min(one, other).value(), high = std::max(one, other).value();
   return mix(mix(low + 0x9E3779B97F4A7C15U) + high);
 }
 
@@ -571,6 +571,7 @@ void SubnetManager::configure() {
 }
 
 void SubnetManager::arm() {
+  reregister_ = false;  // said in configuring, to ports that had clients
   enter(Stage::arming);
   for (const Target target : {Target::own, Target::peer}) {
     if (end(target).port->state() != PortState::initialize) continue;
@@ -594,7 +595,6 @@ void SubnetManager::settle() {
   if (view_.state == SmState::master) {
     if (view_.own.port->state() != PortState::active || view_.peer.port->state() != PortState::active)
       return back_off("a port does not become Active");
-    reregister_ = false;
   }
   enter(Stage::settled);
   polls_ = 0;

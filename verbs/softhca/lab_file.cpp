@@ -32,13 +32,13 @@ void only_keys(const json::object& object, std::initializer_list<std::string_vie
   }
 }
 
-// Host names go into socket messages, namespace names and NodeDescriptions.
+// Host names go into socket messages, names of folders and namespaces, and NodeDescriptions.
 void check_name(const std::string& name, const std::string& where) {
   const bool well_formed =
-      !name.empty() && name.size() <= 32 &&
+      !name.empty() && name.size() <= 32 && name[0] != '.' && name[0] != '-' &&
       name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") ==
           std::string::npos;
-  if (!well_formed) throw LabError(where + ": a host name is 1 to 32 of A-Z a-z 0-9 - _ .");
+  if (!well_formed) throw LabError(where + ": a host name is 1 to 32 of A-Z a-z 0-9 - _ ., not - or . first");
 }
 
 unsigned parse_number(std::string_view text, const std::string& where) {

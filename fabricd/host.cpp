@@ -1,0 +1,462 @@
+// How the parts of a host are joined.
+//
+// Everything here runs on the control thread; the only other threads are the forwarder's (data) and one that
+// writes the state file, so that a slow disk delays nothing.
+//
+//   cable       up, down, message                ──▶ feed() ──▶ routing::Node ──▶ perform()
+//   perform()   SendMessage                      ──▶ the cable's control channel
+//               ResetCable                       ──▶ the cable
+//               LidsAgreed                       ──▶ state file, every cable's subnet manager
+//               Publish                          ──▶ forwarder, then the kernel's addresses and routes
+//               Notice                           ──▶ event log
+//
+// Carrying out an action can lead to the next event (a reset cable is down). Such an event waits in a queue
+// until the actions of the one before are done: the node sees one event at a time, and actions keep their
+// order.
+//
+// A connection that fails is given up from the event loop, not from where the failure was noticed: the part
+// that noticed is still in the middle of its work, and giving up destroys what it works on.
+#include "fabricd/host.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+
+#include "fabricd/advice.hpp"
+
+namespace fabric::daemon {
+
+namespace {
+
+constexpr std::uint16_t kNeighbourProtocol = 1;  ///< version of what neighbours say to each other
+constexpr std::size_t kMostEarly = 64;           ///< messages kept of a neighbour that was up before this end
+
+TimePoint now() {
+  return TimePoint(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+std::string machine_name() {
+  char name[64] = "";
+  gethostname(name, sizeof name - 1);
+  const std::string full(name);
+  const std::string first = full.substr(0, full.find('.'));
+  return first.empty() ? "host" : first;
+}
+
+std::int64_t microseconds(Duration duration) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+}
+
+}  // namespace
+
+struct Host::Adapter {
+  Adapter(boost::asio::io_context& io, const std::string& name)
+      : device(name), watch(io, device.event_descriptor(), [this] { device.dispatch_events(); }) {}
+
+  verbs::Device device;
+  DescriptorWatch watch;
+};
+
+struct Host::Port {
+  PortIndex index;
+  std::string name;  ///< "mlx5_0/1"
+  // The channel's completion queue outlives the cable's queue pairs.
+  std::unique_ptr<verbs::ControlChannel> channel;
+  std::unique_ptr<DescriptorWatch> watch;
+  std::unique_ptr<verbs::Cable> cable;
+
+  bool connected = false;
+  std::uint64_t times_up = 0;  ///< also tells one connection from the next
+  std::chrono::system_clock::time_point since = std::chrono::system_clock::now();
+  std::string last_detector, last_reason;
+  /// Received before this end was told that the connection is up.
+  std::vector<std::vector<std::byte>> early;
+};
+
+// --- Building
+
+Host::Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Configuration& configuration,
+           const StateDirectory& directory, State state, std::vector<std::string> devices, Record record)
+    : io_(io),
+      disk_(disk),
+      configuration_(configuration),
+      directory_(directory),
+      state_(std::move(state)),
+      record_(std::move(record)),
+      name_(configuration.host.name.empty() ? machine_name() : configuration.host.name),
+      timer_(io) {
+  open_adapters(devices);
+  make_forwarder();
+  make_node();
+  std::uint8_t index = 0;
+  for (const auto& adapter : adapters_) {
+    for (unsigned port = 1; port <= adapter->device.port_count(); ++port) {
+      make_port(PortIndex(index++), adapter->device, static_cast<std::uint8_t>(port));
+    }
+  }
+  feed(routing::TimerExpired{});
+  const auto lids = base_lids();
+  for (const auto& port : ports_) {
+    if (!port) continue;
+    port->cable->set_lids(lids, routing::kLmc);
+    port->cable->start();
+  }
+}
+
+Host::~Host() {
+  closing_ = true;
+  for (const auto& port : ports_) {
+    if (port) port->cable->stop();
+  }
+}
+
+void Host::open_adapters(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    try {
+      adapters_.push_back(std::make_unique<Adapter>(io_, name));
+    } catch (const std::system_error& error) {
+      throw std::runtime_error(advise(fmt::format("cannot open adapter {}", name), error));
+    }
+    adapters_.back()->device.on_other_event([this, name](const ibv_async_event& event) {
+      record_(EventLevel::warning, "adapter-event",
+              fmt::format("{}: {}", name, ibv_event_type_str(event.event_type)), {{"device", name}});
+    });
+  }
+  guid_ = (*std::min_element(adapters_.begin(), adapters_.end(), [](const auto& a, const auto& b) {
+            return a->device.node_guid() < b->device.node_guid();
+          }))->device.node_guid();
+}
+
+void Host::make_forwarder() {
+  ForwarderConfiguration settings;
+  settings.device = configuration_.network.interface;
+  settings.mtu = configuration_.network.mtu;
+  settings.ports = 0;
+  for (const auto& adapter : adapters_) settings.ports += adapter->device.port_count();
+  settings.receive_buffers = configuration_.forwarder.receive_buffers;
+  settings.send_buffers = configuration_.forwarder.send_buffers;
+  settings.spin = std::chrono::duration_cast<std::chrono::microseconds>(configuration_.forwarder.spin);
+  settings.reorder = std::chrono::duration_cast<std::chrono::milliseconds>(configuration_.forwarder.reorder);
+  settings.incarnation = state_.starts;
+  Forwarder::Callbacks callbacks;
+  callbacks.suspect = [this](PortIndex port, ibv_wc_status status) {
+    give_up(port, "completion", fmt::format("a send failed: {}", ibv_wc_status_str(status)));
+  };
+  try {
+    forwarder_ = std::make_unique<Forwarder>(settings, std::move(callbacks));
+  } catch (const std::system_error& error) {
+    throw std::runtime_error(
+        advise(fmt::format("cannot make the network interface {}", settings.device), error));
+  }
+  forwarder_watch_ = std::make_unique<DescriptorWatch>(io_, forwarder_->event_descriptor(),
+                                                       [this] { forwarder_->dispatch(); });
+  kernel_ = std::make_unique<KernelInterface>(forwarder_->device_index(), forwarder_->device_name());
+  kernel_->bring_up(configuration_.network.mtu);
+}
+
+void Host::make_node() {
+  routing::NodeSettings settings;
+  settings.guid = guid_;
+  settings.name = name_;
+  settings.incarnation = state_.starts;
+  settings.priority = configuration_.host.priority;
+  settings.preferred = HostIndex(configuration_.host.index);
+  settings.prefixes = configuration_.network.prefixes;
+  settings.multipath = configuration_.routing.multipath;
+  settings.timers.keepalive = configuration_.timers.keepalive;
+  settings.timers.dead = configuration_.timers.dead;
+  std::uint8_t index = 0;
+  for (const auto& adapter : adapters_) {
+    for (unsigned port = 1; port <= adapter->device.port_count(); ++port, ++index) {
+      const std::uint32_t cost = configuration_.ports.cost_of(adapter->device.name(), port);
+      if (cost != 0) settings.costs[PortIndex(index)] = cost;
+    }
+  }
+  const bool kept = !state_.lids.entries.empty();
+  node_ = std::make_unique<routing::Node>(settings, kept ? std::optional(state_.lids) : std::nullopt);
+}
+
+void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device_port) {
+  const std::string name = fmt::format("{}/{}", device.name(), device_port);
+  ports_.push_back(nullptr);
+  if (!configuration_.ports.wanted(device.name(), device_port)) {
+    ignored_.push_back(name);
+    return;
+  }
+  try {
+    if (device.query_port(device_port).link_layer == IBV_LINK_LAYER_ETHERNET) {
+      record_(EventLevel::warning, "port-unsupported",
+              fmt::format("{} is an Ethernet port; only InfiniBand ports are supported yet", name),
+              {{"port", name}});
+      ignored_.push_back(name);
+      return;
+    }
+    auto port = std::make_unique<Port>();
+    port->index = index;
+    port->name = name;
+    verbs::CableResources resources = forwarder_->resources(index, device.context());
+
+    Port* self = port.get();
+    verbs::ControlChannel::Callbacks channel;
+    channel.received = [this, self](std::span<const std::byte> message) {
+      std::vector<std::byte> copy(message.begin(), message.end());
+      if (self->connected) {
+        feed(routing::MessageReceived{self->index, std::move(copy)});
+      } else if (self->early.size() < kMostEarly) {
+        self->early.push_back(std::move(copy));
+      }
+    };
+    channel.failed = [this, index](const std::string& detector, const std::string& reason) {
+      give_up(index, detector, reason);
+    };
+    port->channel = std::make_unique<verbs::ControlChannel>(device.context(), resources.pd, channel,
+                                                            configuration_.timers.heartbeat);
+    port->channel->fill(resources);
+    port->watch = std::make_unique<DescriptorWatch>(io_, port->channel->descriptor(), [this, self] {
+      self->channel->ready();
+      schedule();
+    });
+
+    InfinibandCableConfiguration settings;
+    settings.device_port = device_port;
+    settings.priority = configuration_.host.priority;
+    settings.identity = {guid_, name_, index.value(), state_.starts, kNeighbourProtocol};
+    verbs::Cable::Callbacks callbacks;
+    callbacks.prepare = [this, self](ibv_qp* data, ibv_qp* control) {
+      self->early.clear();
+      forwarder_->prepare(self->index, data);
+      self->channel->prepare(control);
+    };
+    callbacks.up = [this, self](const verbs::Connection& connection) { cable_up(*self, connection); };
+    callbacks.down = [this, self](const std::string& detector, const std::string& reason) {
+      cable_down(*self, detector, reason);
+    };
+    callbacks.changed = [] {};
+    port->cable = make_infiniband_cable(io_, device, settings, resources, callbacks);
+    ports_.back() = std::move(port);
+  } catch (const std::system_error& error) {
+    throw std::runtime_error(advise(fmt::format("cannot use port {}", name), error));
+  }
+}
+
+// --- Cables
+
+void Host::cable_up(Port& port, const verbs::Connection& connection) {
+  port.connected = true;
+  ++port.times_up;
+  port.since = std::chrono::system_clock::now();
+  port.channel->attach(now());
+  forwarder_->attach(port.index, connection.data, connection.rate);
+  const verbs::Identity& neighbour = connection.neighbour;
+  record_(EventLevel::info, "cable-up",
+          fmt::format("{} is connected to {} port {}, {:.0f} Gbit/s", port.name, neighbour.name,
+                      neighbour.port + 1, static_cast<double>(connection.rate) / 1e9),
+          {{"port", port.index.value() + 1},
+           {"neighbour", neighbour.name},
+           {"guid", to_string(neighbour.host)},
+           {"rate", connection.rate}});
+  feed(routing::CableUp{port.index,
+                        {neighbour.host, neighbour.name, neighbour.port, neighbour.incarnation},
+                        connection.rate,
+                        0});
+  for (auto& message : std::exchange(port.early, {})) {
+    feed(routing::MessageReceived{port.index, std::move(message)});
+  }
+}
+
+void Host::cable_down(Port& port, const std::string& detector, const std::string& reason) {
+  const TimePoint detected = now();
+  const auto detected_at = std::chrono::system_clock::now();
+  forwarder_->detach(port.index);
+  port.channel->detach();
+  port.early.clear();
+  if (!std::exchange(port.connected, false) || closing_) return;
+  port.since = detected_at;
+  port.last_detector = detector;
+  port.last_reason = reason;
+  last_failover_ = Failover{detected_at, port.index, detector, reason, now() - detected, {}};
+  failover_began_ = detected;
+  record_(EventLevel::warning, "cable-down",
+          fmt::format("{} has lost its connection ({}): {}", port.name, detector, reason),
+          {{"port", port.index.value() + 1},
+           {"detector", detector},
+           {"reason", reason},
+           {"detached_us", microseconds(last_failover_->detached)}});
+  feed(routing::CableDown{port.index, reason});
+}
+
+void Host::give_up(PortIndex index, const std::string& detector, const std::string& reason) {
+  const std::uint64_t connection = ports_[index.value()]->times_up;
+  boost::asio::post(io_, [weak = std::weak_ptr(self_), index, connection, detector, reason] {
+    const auto self = weak.lock();
+    if (!self) return;
+    Port& port = *(*self)->ports_[index.value()];
+    if (port.connected && port.times_up == connection) port.cable->reset(detector, reason);
+  });
+}
+
+// --- The routing node
+
+void Host::feed(routing::Event event) {
+  events_.push_back(std::move(event));
+  if (std::exchange(draining_, true)) return;
+  while (!events_.empty()) {
+    const routing::Event next = std::move(events_.front());
+    events_.pop_front();
+    for (const routing::Action& action : node_->handle(now(), next)) {
+      std::visit([this](const auto& what) { perform(what); }, action);
+    }
+  }
+  draining_ = false;
+  schedule();
+}
+
+void Host::perform(const routing::SendMessage& action) {
+  if (const auto& port = ports_[action.port.value()]) port->channel->send(action.message);
+}
+
+void Host::perform(const routing::ResetCable& action) {
+  if (const auto& port = ports_[action.port.value()]) port->cable->reset("heartbeat", action.reason);
+}
+
+void Host::perform(const routing::LidsAgreed& action) {
+  state_.lids = action.table;
+  save_state();
+  const auto lids = base_lids();
+  for (const auto& port : ports_) {
+    if (port) port->cable->set_lids(lids, routing::kLmc);
+  }
+}
+
+void Host::perform(const routing::Publish& action) {
+  forwarder_->publish(action.state);
+  if (failover_began_) {
+    last_failover_->published = now() - *std::exchange(failover_began_, std::nullopt);
+    record_(EventLevel::info, "rerouted",
+            fmt::format("new ways are in force {} us after {} was found dead ({})",
+                        microseconds(last_failover_->published), ports_[last_failover_->port.value()]->name,
+                        last_failover_->detector),
+            {{"port", last_failover_->port.value() + 1},
+             {"detector", last_failover_->detector},
+             {"published_us", microseconds(last_failover_->published)},
+             {"generation", action.state->generation}});
+  }
+  update_kernel(*action.state);
+}
+
+void Host::perform(const routing::Notice& action) {
+  const EventLevel level = [&] {
+    switch (action.level) {
+      case routing::Notice::Level::info:
+        return EventLevel::info;
+      case routing::Notice::Level::warning:
+        return EventLevel::warning;
+      case routing::Notice::Level::error:
+        break;
+    }
+    return EventLevel::error;
+  }();
+  record_(level, action.kind, action.text, {});
+}
+
+void Host::schedule() {
+  std::optional<TimePoint> earliest = node_->next_timer();
+  for (const auto& port : ports_) {
+    const auto tick = port ? port->channel->next_tick() : std::nullopt;
+    if (tick && (!earliest || *tick < *earliest)) earliest = tick;
+  }
+  if (earliest == timer_at_) return;
+  timer_at_ = earliest;
+  if (!earliest) {
+    timer_.cancel();
+    return;
+  }
+  timer_.expires_at(std::chrono::steady_clock::time_point(earliest->time_since_epoch()));
+  timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;  // cancelled; nothing of `this` may be touched
+    timer_at_.reset();
+    timer_expired();
+  });
+}
+
+void Host::timer_expired() {
+  for (const auto& port : ports_) {
+    const auto tick = port ? port->channel->next_tick() : std::nullopt;
+    if (tick && *tick <= now()) port->channel->tick(now());
+  }
+  const auto due = node_->next_timer();
+  if (due && *due <= now()) feed(routing::TimerExpired{});
+  schedule();
+}
+
+// --- State and kernel
+
+std::map<Guid, Lid> Host::base_lids() const {
+  std::map<Guid, Lid> lids;
+  for (const auto& entry : state_.lids.entries) lids[entry.host] = routing::lid_of(entry.index, 0);
+  return lids;
+}
+
+void Host::save_state() {
+  boost::asio::post(disk_, [&io = io_, state = state_, directory = directory_, weak = std::weak_ptr(self_)] {
+    std::string problem;
+    try {
+      directory.save(state);
+    } catch (const StateError& error) {
+      problem = error.what();
+    }
+    boost::asio::post(io, [weak, problem] {
+      const auto self = weak.lock();
+      if (!self || (*self)->state_problem_ == problem) return;
+      (*self)->state_problem_ = problem;
+      if (!problem.empty()) (*self)->record_(EventLevel::warning, "state-not-saved", problem, {});
+    });
+  });
+}
+
+void Host::update_kernel(const routing::ForwardingState& state) {
+  std::set<KernelInterface::Address> addresses;
+  for (const routing::Prefix& network : {configuration_.network.ipv4, configuration_.network.ipv6}) {
+    if (const auto address = host_address(network, state.self)) addresses.insert({*address, network.length});
+  }
+  std::set<routing::Prefix> routes;
+  for (const auto& [prefix, host] : state.prefixes) {
+    if (host != state.self) routes.insert(prefix);
+  }
+  std::vector<std::string> problems = kernel_->set_addresses(addresses);
+  for (std::string& problem : kernel_->set_routes(routes)) problems.push_back(std::move(problem));
+  if (problems == kernel_problems_) return;
+  kernel_problems_ = std::move(problems);
+  for (const std::string& problem : kernel_problems_) {
+    record_(EventLevel::warning, "kernel-refused", problem, {});
+  }
+}
+
+// --- Inspection
+
+std::vector<Host::CableOf> Host::cables() const {
+  std::vector<CableOf> result;
+  for (const auto& port : ports_) {
+    if (!port) continue;
+    result.push_back({port->index, port->cable->status(), port->channel->counters(), port->times_up,
+                      port->since, port->connected, port->last_detector, port->last_reason});
+  }
+  return result;
+}
+
+std::vector<std::string> Host::problems() const {
+  std::vector<std::string> problems = kernel_problems_;
+  if (!state_problem_.empty()) problems.push_back(state_problem_);
+  for (const auto& port : ports_) {
+    if (!port) continue;
+    const verbs::CableStatus& status = port->cable->status();
+    if (status.phase == verbs::CablePhase::no_device || status.phase == verbs::CablePhase::refused) {
+      problems.push_back(fmt::format("{}: {}", port->name, status.reason));
+    }
+  }
+  return problems;
+}
+
+}  // namespace fabric::daemon

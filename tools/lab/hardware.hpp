@@ -1,0 +1,38 @@
+// The lab's hardware process, `softhca`, as fabric-lab drives it: cables and power, over its control socket
+// (verbs/softhca/control.hpp has the language).
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace fabric::tools::lab {
+
+class Hardware {
+ public:
+  /// `socket` is the hardware process's control socket. Every call connects anew and throws Error if the
+  /// process is not there or refuses. Cable ends are HOST/PORT, HOST/HCA/PORT or HOST.
+  explicit Hardware(std::filesystem::path socket) : socket_(std::move(socket)) {}
+
+  /// Takes the light from the cable. Silent: the ports keep their link, what is sent vanishes.
+  void cut(const std::string& a, const std::string& b, bool silent) const;
+  void mend(const std::string& a, const std::string& b) const;
+  /// The host's power. Silent: the neighbours' ports keep their link.
+  void power_off(const std::string& host, bool silent) const;
+  void power_on(const std::string& host) const;
+
+  struct Status {
+    std::map<std::string, bool> power;  ///< by host
+    struct Cable {
+      std::string a, b, state;  ///< state: "up", "down", "cut", "silent"
+    };
+    std::vector<Cable> cables;
+  };
+  [[nodiscard]] Status status() const;
+
+ private:
+  std::filesystem::path socket_;
+};
+
+}  // namespace fabric::tools::lab

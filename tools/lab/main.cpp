@@ -1,0 +1,152 @@
+// fabric-lab: labs of hosts on one machine, joined by the software HCA. The command line; lab.hpp says how it
+// works.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <boost/json.hpp>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <string>
+
+#include "tools/lab/error.hpp"
+#include "tools/lab/lab.hpp"
+#include "tools/lab/status_text.hpp"
+
+namespace json = boost::json;
+using fabric::tools::lab::Error;
+using fabric::tools::lab::Lab;
+
+namespace {
+
+constexpr int kFailed = 1, kUsage = 2;
+
+/// The cabling that --hosts and --shape ask for, in the lab's file format.
+std::string shape_json(unsigned hosts, const std::string& shape) {
+  if (shape == "ring") return fabric::tools::lab::to_json(fabric::tools::lab::ring(hosts));
+  if (shape == "chain") return fabric::tools::lab::to_json(fabric::tools::lab::chain(hosts));
+  std::ifstream file(shape, std::ios::binary);
+  if (!file) throw Error("there is no file " + shape + ": --shape is ring, chain or a cabling file");
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+void print_json(const json::value& value) {
+  std::cout << json::serialize(value) << std::endl;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "fabric-lab makes labs: hosts in network namespaces, cabled over the software HCA, with fabricd on "
+      "each.\n"
+      "FABRIC_LAB in the environment names the lab (default: lab); labs of different names do not meet."};
+  app.require_subcommand(1);
+  app.fallthrough();
+  bool as_json = false;
+  app.add_flag("-j,--json", as_json, "Print JSON.");
+
+  unsigned hosts = 5;
+  std::string shape = "ring", config;
+  bool no_fabricd = false;
+  double timeout = 30;
+  auto* up = app.add_subcommand("up", "Bring a lab up; return when every host reaches every other.");
+  up->add_option("--hosts", hosts, "Number of hosts.")->capture_default_str();
+  up->add_option("--shape", shape,
+                 "ring (cable hK port 2 to hK+1 port 1), chain (a ring without its last cable), or a file:\n"
+                 "{\"hosts\": [{\"name\": \"h1\", \"hcas\": [{\"ports\": 2}]}, ...], \"cables\": [[\"h1/2\", "
+                 "\"h2/1\"], ...]}")
+      ->capture_default_str();
+  up->add_option("--config", config,
+                 "Folder with configurations of fabricd: HOST.toml, or fabricd.toml for the rest.")
+      ->check(CLI::ExistingDirectory);
+  up->add_flag("--no-fabricd", no_fabricd, "Hosts and hardware only.");
+  up->add_option("--timeout", timeout, "Seconds until it gives up.")->capture_default_str();
+
+  auto* down = app.add_subcommand("down", "Remove everything of the lab, whatever state it is in.");
+  auto* status = app.add_subcommand("status", "Show hosts and cables.");
+
+  std::string host;
+  std::vector<std::string> command;
+  auto* exec =
+      app.add_subcommand("exec", "Run a program on a host, with its software HCA: exec HOST -- COMMAND...");
+  exec->add_option("host", host)->required();
+  exec->add_option("command", command, "Program and arguments, after --.")->required();
+
+  std::string a, b;
+  bool silent = false;
+  auto* cut =
+      app.add_subcommand("cut", "Cut a cable, named by its two hosts or by its two ports (h1/2 h2/1).");
+  auto* mend = app.add_subcommand("mend", "Put it in again.");
+  for (auto* verb : {cut, mend}) {
+    verb->add_option("a", a)->required();
+    verb->add_option("b", b)->required();
+  }
+  cut->add_flag("--silent", silent, "Without a port event: everything sent vanishes.");
+
+  auto* kill = app.add_subcommand("kill", "Switch a host's power off: its processes die, its ports go dark.");
+  auto* start = app.add_subcommand("start", "Switch it on again, and start its fabricd.");
+  for (auto* verb : {kill, start}) verb->add_option("host", host)->required();
+  kill->add_flag("--silent", silent, "The neighbours' ports keep their link.");
+
+  app.footer(
+      "Examples:\n"
+      "  fabric-lab up --hosts 5                      five hosts in a ring\n"
+      "  fabric-lab exec h1 -- ping h3                any program, on any host\n"
+      "  fabric-lab exec h2 -- fabricctl status\n"
+      "  fabric-lab cut h1 h2; fabric-lab mend h1 h2\n"
+      "  fabric-lab down");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
+
+  try {
+    if (geteuid() != 0) throw Error("needs root: it makes network namespaces (try sudo)");
+    Lab lab(Lab::name_from_environment());
+    if (up->parsed()) {
+      Lab::UpOptions options;
+      options.shape_json = shape_json(hosts, shape);
+      if (!config.empty()) options.config = config;
+      options.fabricd = !no_fabricd;
+      options.timeout = std::chrono::milliseconds(static_cast<long>(timeout * 1000));
+      std::cerr << "lab '" << lab.name() << "': starting" << std::endl;
+      const double ready = lab.up(options).count();
+      if (as_json) {
+        json::array names;
+        for (const auto& shape_of_host : lab.description().hosts) names.emplace_back(shape_of_host.name);
+        print_json(json::object{{"schema", 1}, {"hosts", std::move(names)}, {"ready_ms", ready}});
+      } else if (no_fabricd) {
+        std::printf("%zu hosts up, without fabricd\n", lab.description().hosts.size());
+      } else {
+        std::printf("%zu hosts up, every pair reachable %.0f ms after the start of the first daemon\n",
+                    lab.description().hosts.size(), ready);
+      }
+    } else if (down->parsed()) {
+      const std::string reports = lab.down();
+      std::cerr << reports;
+      if (!reports.empty()) throw Error("a sanitizer has found something");
+      if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (status->parsed()) {
+      const std::string text = lab.status_json();
+      std::cout << (as_json ? text + "\n" : fabric::tools::lab::status_text(text)) << std::flush;
+    } else if (exec->parsed()) {
+      lab.exec(host, command);
+    } else if (cut->parsed() || mend->parsed()) {
+      cut->parsed() ? lab.hardware().cut(a, b, silent) : lab.hardware().mend(a, b);
+      if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (kill->parsed()) {
+      lab.kill(host, silent);
+      if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (start->parsed()) {
+      lab.start(host);
+      if (as_json) print_json(json::object{{"schema", 1}});
+    }
+  } catch (const std::exception& error) {
+    std::cerr << "fabric-lab: " << error.what() << std::endl;
+    return exec->parsed() && errno == ENOENT ? 127 : kFailed;
+  }
+  return 0;
+}
