@@ -137,8 +137,9 @@ void Host::make_forwarder() {
   for (const auto& adapter : adapters_) settings.ports += adapter->device.port_count();
   settings.receive_buffers = configuration_.forwarder.receive_buffers;
   settings.send_buffers = configuration_.forwarder.send_buffers;
-  settings.spin = std::chrono::duration_cast<std::chrono::microseconds>(configuration_.forwarder.spin);
-  settings.reorder = std::chrono::duration_cast<std::chrono::milliseconds>(configuration_.forwarder.reorder);
+  settings.spin = configuration_.forwarder.spin;
+  settings.reorder = configuration_.forwarder.reorder;
+  settings.pools = {configuration_.network.ipv4, configuration_.network.ipv6};
   settings.incarnation = state_.starts;
   Forwarder::Callbacks callbacks;
   callbacks.suspect = [this](PortIndex port, ibv_wc_status status) {
