@@ -24,20 +24,24 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <new>
 #include <system_error>
+#include <unordered_map>
 #include <vector>
 
 #include "verbs/softhca/control.hpp"
 #include "verbs/softhca/descriptor_passing.hpp"
+#include "verbs/softhca/kernel_mad.hpp"
 #include "verbs/softhca/model.hpp"
 #include "verbs/softhca/protocol.hpp"
 #include "verbs/softhca/verbs_memory.hpp"
@@ -47,6 +51,7 @@ namespace {
 
 constexpr std::size_t kBacklogLimit = 16384;  // messages of one socket
 constexpr std::size_t kLongestControlLine = 65536;
+constexpr unsigned kMadsAtOnce = 64;    // of one port, before others get their turn
 constexpr int kSocketBuffer = 4 << 20;  // an RMPP message crosses the socket whole
 
 [[noreturn]] void fail(const std::string& what) {
@@ -71,7 +76,7 @@ class Descriptor {
   int descriptor_ = -1;
 };
 
-enum class Kind { listener, control_listener, signals, calls, events, issm, control };
+enum class Kind { listener, control_listener, signals, calls, events, umad, issm, control };
 
 // Whatever the loop watches.
 struct Endpoint {
@@ -80,6 +85,7 @@ struct Endpoint {
   unsigned host = 0, hca = 0;
   PortNumber port = 0;
   ClientId client = 0;
+  UmadId umad = 0;
   pid_t pid = 0;
   std::string input;                      // control: what has come of a line
   std::deque<std::vector<char>> backlog;  // what the socket would not take yet
@@ -123,13 +129,14 @@ TimePoint now() {
   return TimePoint(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
 }
 
-class Hardware final : private Model::Surroundings {
+class Hardware final : private Model::Surroundings, private KernelMad::Users {
  public:
   explicit Hardware(const HardwareOptions& options)
       : memory_size_(kVerbsOffset + verbs_area_size()),
         memfd_(::memfd_create("softhca", MFD_CLOEXEC | MFD_ALLOW_SEALING)),
         memory_(map_memory()),
         model_(options.lab, *memory_, options.seed, *this),
+        kernel_(model_, *this),
         epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
     if (epoll_.get() < 0) fail("epoll_create1");
     prepare_verbs_area(*memory_, verbs_area());
@@ -148,7 +155,9 @@ class Hardware final : private Model::Surroundings {
   void run() {
     while (!stopping_) {
       wait();
-      model_.run(now());
+      const TimePoint present = now();
+      model_.run(present);
+      kernel_.run(present);
       remove_closed();
     }
   }
@@ -158,7 +167,8 @@ class Hardware final : private Model::Surroundings {
 
   void wait() {
     timespec patience{};
-    const auto timer = model_.next_timer();
+    auto timer = model_.next_timer();
+    if (const auto other = kernel_.next_timer(); !timer || (other && *other < *timer)) timer = other;
     if (timer) {
       const auto left = std::max(Duration(0), *timer - now());
       patience.tv_sec = std::chrono::floor<std::chrono::seconds>(left).count();
@@ -206,6 +216,9 @@ class Hardware final : private Model::Surroundings {
       case Kind::control:
         handle_control(endpoint);
         break;
+      case Kind::umad:
+        handle_mads(endpoint);
+        break;
       case Kind::events:
       case Kind::issm:  // nobody writes there: it is the end
         close_endpoint(endpoint);
@@ -224,16 +237,25 @@ class Hardware final : private Model::Surroundings {
 
   // --- output that never waits ---
 
-  void send(Endpoint& endpoint, const void* data, std::size_t size) {
+  void send(Endpoint& endpoint, std::span<iovec> parts) {
     if (endpoint.closed) return;
     if (endpoint.backlog.empty()) {
-      if (::send(endpoint.socket.get(), data, size, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return;
+      const msghdr message{.msg_iov = parts.data(), .msg_iovlen = parts.size()};
+      if (::sendmsg(endpoint.socket.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return;
       if (errno != EAGAIN && errno != ENOBUFS) return close_endpoint(endpoint);
       watch_output(endpoint, true);
     }
     if (endpoint.backlog.size() >= kBacklogLimit) return;
-    const char* bytes = static_cast<const char*>(data);
-    endpoint.backlog.emplace_back(bytes, bytes + size);
+    std::vector<char>& queued = endpoint.backlog.emplace_back();
+    for (const iovec& part : parts) {
+      const char* bytes = static_cast<const char*>(part.iov_base);
+      queued.insert(queued.end(), bytes, bytes + part.iov_len);
+    }
+  }
+
+  void send(Endpoint& endpoint, const void* data, std::size_t size) {
+    iovec part{const_cast<void*>(data), size};
+    send(endpoint, std::span(&part, 1));
   }
 
   void flush(Endpoint& endpoint) {
@@ -352,14 +374,54 @@ class Hardware final : private Model::Surroundings {
         if (request.hca >= model_.hosts()[caller.host].hcas.size()) return ENODEV;
         model_.describe_node(now(), caller.host, request.hca, request.text);
         return 0;
-      case Call::open_umad:
+      case Call::open_umad: {
+        const PortNumber port = find_port(caller.host, request);
+        if (port == kNoSharedPort) return ENODEV;
+        Endpoint* endpoint = open_pair(caller, Kind::umad, request.hca, port, SOCK_NONBLOCK, lent);
+        if (endpoint == nullptr) return errno;
+        endpoint->umad = reply.value = kernel_.open(port);
+        umad_ports_[endpoint->umad] = endpoint;
+        return 0;
+      }
       case Call::register_agent:
-      case Call::unregister_agent:
-        return ENOSYS;
+      case Call::unregister_agent: {
+        // A child of the client that has opened the port may use it as well.
+        const auto port = umad_ports_.find(static_cast<UmadId>(request.key));
+        if (port == umad_ports_.end() || port->second->host != caller.host) return EBADF;
+        const int result = request.call == Call::register_agent
+                               ? kernel_.register_agent(port->first, request.agent)
+                               : kernel_.unregister_agent(port->first, request.value);
+        if (result < 0) return -result;
+        reply.value = static_cast<std::uint32_t>(result);
+        return 0;
+      }
     }
-    (void)reply;
     return ENOSYS;
   }
+
+  // --- MADs ---
+
+  void handle_mads(Endpoint& endpoint) {
+    for (unsigned i = 0; i < kMadsAtOnce && !endpoint.closed; ++i) {
+      const ssize_t got =
+          ::recv(endpoint.socket.get(), umad_buffer_.data(), umad_buffer_.size(), MSG_DONTWAIT | MSG_TRUNC);
+      if (got < 0 && errno == EAGAIN) return;
+      if (got <= 0) return close_endpoint(endpoint);
+      const auto size = static_cast<std::size_t>(got);
+      if (size <= umad_buffer_.size())
+        kernel_.send(now(), endpoint.umad, std::span(umad_buffer_).first(size));
+    }
+  }
+
+  void to_user(UmadId user, const ib_user_mad& header, std::span<const std::uint8_t> data) override {
+    const auto port = umad_ports_.find(user);
+    if (port == umad_ports_.end()) return;
+    iovec parts[] = {{const_cast<ib_user_mad*>(&header), sizeof header},
+                     {const_cast<std::uint8_t*>(data.data()), data.size()}};
+    send(*port->second, parts);
+  }
+
+  void received(PortNumber port, const Packet& packet) override { kernel_.receive(now(), port, packet); }
 
   PortNumber find_port(unsigned host, const Request& request) const {
     const auto& hcas = model_.hosts()[host].hcas;
@@ -391,20 +453,13 @@ class Hardware final : private Model::Surroundings {
 
   // --- ends ---
 
+  // What follows from the end of a connection follows in remove_closed(): this may be called from anywhere.
   void close_endpoint(Endpoint& endpoint) {
     if (endpoint.closed) return;
     endpoint.closed = true;
+    something_closed_ = true;
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, endpoint.socket.get(), nullptr);
     ::shutdown(endpoint.socket.get(), SHUT_RDWR);
-    something_closed_ = true;
-    if (endpoint.kind == Kind::issm && model_.port(endpoint.port).issm_holders != 0) {
-      model_.hold_issm(now(), endpoint.port, -1);
-    }
-    if (endpoint.kind == Kind::calls && endpoint.client != 0) {
-      published_.erase(published_.lower_bound({endpoint.client, 0}),
-                       published_.upper_bound({endpoint.client, UINT64_MAX}));
-      reap(*memory_, verbs_area(), endpoint.client);
-    }
   }
 
   void disconnect(unsigned host) {
@@ -415,8 +470,27 @@ class Hardware final : private Model::Surroundings {
   }
 
   void remove_closed() {
-    if (!std::exchange(something_closed_, false)) return;
-    std::erase_if(endpoints_, [](const auto& endpoint) { return endpoint->closed; });
+    while (std::exchange(something_closed_, false)) {
+      const auto first = std::partition(endpoints_.begin(), endpoints_.end(),
+                                        [](const auto& endpoint) { return !endpoint->closed; });
+      std::vector<std::unique_ptr<Endpoint>> closed(std::make_move_iterator(first),
+                                                    std::make_move_iterator(endpoints_.end()));
+      endpoints_.erase(first, endpoints_.end());
+      for (const auto& endpoint : closed) bury(*endpoint);
+    }
+  }
+
+  void bury(const Endpoint& endpoint) {
+    if (endpoint.kind == Kind::umad) {
+      umad_ports_.erase(endpoint.umad);
+      kernel_.close(endpoint.umad);
+    } else if (endpoint.kind == Kind::issm && model_.port(endpoint.port).issm_holders != 0) {
+      model_.hold_issm(now(), endpoint.port, -1);
+    } else if (endpoint.kind == Kind::calls && endpoint.client != 0) {
+      published_.erase(published_.lower_bound({endpoint.client, 0}),
+                       published_.upper_bound({endpoint.client, UINT64_MAX}));
+      reap(*memory_, verbs_area(), endpoint.client);
+    }
   }
 
   // --- control ---
@@ -475,8 +549,6 @@ class Hardware final : private Model::Surroundings {
     }
   }
 
-  void received(PortNumber, const Packet&) override {}
-
   // --- memory ---
 
   LabMemory* map_memory() {
@@ -504,6 +576,9 @@ class Hardware final : private Model::Surroundings {
   LabMemory* memory_;
   std::vector<std::unique_ptr<Endpoint>> endpoints_;
   Model model_;
+  KernelMad kernel_;
+  std::unordered_map<UmadId, Endpoint*> umad_ports_;
+  std::vector<std::uint8_t> umad_buffer_ = std::vector<std::uint8_t>(kSocketBuffer);
   Descriptor epoll_;
   std::map<std::pair<ClientId, std::uint64_t>, Descriptor> published_;
   ClientId next_client_ = 1;

@@ -33,10 +33,6 @@ constexpr std::uint32_t kCapabilities =
     kIsVendorClassSupported | kIsCapabilityMaskNoticeSupported | kIsClientReregistrationSupported |
     kIsOtherLocalChangesNoticeSupported;
 
-constexpr std::uint8_t kAllWidths = 1 | 2;      // 1x, 4x
-constexpr std::uint8_t kAllSpeeds = 1 | 2 | 4;  // SDR, DDR, QDR
-constexpr std::uint8_t kAllExtSpeeds = 1 | 2;   // FDR, EDR
-
 std::uint8_t highest(std::uint8_t mask) {
   std::uint8_t bit = 0x80;
   while (bit != 0 && (mask & bit) == 0) bit >>= 1;
@@ -202,7 +198,6 @@ void Model::reset_port(PortNumber number) {
   for (auto& guid : shared.guids) guid = 0;
   shared.guids[0] = shared.guid;
   shared.pkey_violations = shared.qkey_violations = 0;
-  port.seen_pkey_violations = port.seen_qkey_violations = 0;
 }
 
 // The one place where a port changes its logical state (7.2.7). Drivers tell of Down and of Initialize with
@@ -528,7 +523,7 @@ void Model::receive_gmp(TimePoint now, PortNumber number, Packet packet) {
   }
 }
 
-void Model::answer(TimePoint now, PortNumber number, const Packet& request, Mad mad) {
+void Model::answer(TimePoint now, PortNumber number, const Packet& request, const Mad& mad) {
   const std::uint16_t own = static_cast<std::uint16_t>(memory(number).lid);
   Packet reply{.dst_qp = request.src_qp,
                .src_qp = request.dst_qp,

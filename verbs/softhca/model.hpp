@@ -10,6 +10,7 @@
 #include <queue>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "verbs/softhca/lab_file.hpp"
@@ -25,6 +26,10 @@ using PortNumber = std::uint32_t;
 inline constexpr std::uint32_t kVendorId = 0x001405;
 inline constexpr std::uint32_t kPartId = 0x5348;
 inline constexpr std::uint32_t kHardwareVersion = 0xA0;
+
+inline constexpr std::uint8_t kAllWidths = 1 | 2;      ///< 1x, 4x
+inline constexpr std::uint8_t kAllSpeeds = 1 | 2 | 4;  ///< SDR, DDR, QDR
+inline constexpr std::uint8_t kAllExtSpeeds = 1 | 2;   ///< FDR, EDR
 
 /// PortPhysicalState of PortInfo.
 enum class PhysState : std::uint8_t { sleep = 1, polling = 2, disabled = 3, link_up = 5 };
@@ -70,13 +75,11 @@ struct ModelPort {
 
   std::uint64_t next_trap_transaction = 1;
   std::vector<PendingTrap> traps;
-  std::uint32_t seen_pkey_violations = 0, seen_qkey_violations = 0;
 
   TimePoint wire_free{};  ///< when what is being sent has left, under a rate limit
 
   // What PMA subtracts: counters are cleared by remembering where they were.
-  std::array<std::uint64_t, 24> counters_base{}, extended_base{};
-  std::array<std::uint8_t, 64> samples_control{};
+  std::array<std::uint64_t, 17> counters_base{}, extended_base{};
 };
 
 struct ModelHca {
@@ -125,6 +128,8 @@ class Model {
 
   /// A MAD leaves through a port. It is gone where the port cannot send it: no error, as in hardware.
   void transmit(TimePoint now, PortNumber port, Packet packet);
+  /// Sends `mad` back where `request`, which came in on `port`, came from.
+  void answer(TimePoint now, PortNumber port, const Packet& request, const Mad& mad);
   void hold_issm(TimePoint now, PortNumber port, int change);
   void describe_node(TimePoint now, unsigned host, unsigned hca, const std::string& description);
 
@@ -170,7 +175,6 @@ class Model {
   [[nodiscard]] PortNumber peer_of(PortNumber number) const;
   void reset_port(PortNumber number);
   [[nodiscard]] bool sees_link(PortNumber number) const;
-  bool negotiate(PortNumber number);
   [[nodiscard]] bool has_carrier(PortNumber number) const;
   void settle(TimePoint now);
   void link_down(TimePoint now, PortNumber number);
@@ -184,7 +188,6 @@ class Model {
   void arrive(TimePoint now, PortNumber port, Packet packet, bool from_wire);
   void receive_smp(TimePoint now, PortNumber port, Packet packet);
   void receive_gmp(TimePoint now, PortNumber port, Packet packet);
-  void answer(TimePoint now, PortNumber port, const Packet& request, Mad mad);
 
   // sma.cpp
   /// True where the MAD was for the SMA; `reply` is then what to send back, if anything.
