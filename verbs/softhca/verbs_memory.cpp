@@ -1,13 +1,113 @@
 #include "verbs/softhca/verbs_memory.hpp"
 
-namespace fabric::softhca {
+#include <sched.h>
+#include <sys/mman.h>
 
-std::size_t verbs_area_size() {
+#include <algorithm>
+#include <cstring>
+
+#include "verbs/softhca/queues.hpp"
+
+namespace fabric::softhca {
+namespace {
+
+/// Calls visit(arena, seat) for every process that has memory in the lab, except at seat `skip`.
+template <class Visit>
+void for_each_arena(Lab lab, std::uint32_t skip, Visit visit) {
+  for (std::uint32_t seat = 1; seat < kMaxSeats; ++seat)
+    if (seat != skip && lab.seat(seat).client.load(std::memory_order_acquire) != 0)
+      visit(lab.arena(seat), seat);
+}
+
+/// Somebody is in the middle of a delivery to one of these queue pairs.
+bool being_written(const Arena& arena, std::uint32_t own_seat) {
+  const auto count = arena.header.qps.load(std::memory_order_acquire);
+  return std::any_of(arena.qps.begin(), arena.qps.begin() + count, [&](const SharedQp& qp) {
+    const std::uint32_t owner = qp.lock.owner();
+    return owner != 0 && owner != own_seat;
+  });
+}
+
+/// Gives back the memory of dead processes that nobody writes to any more.
+void bury(Lab lab) {
+  for (std::uint32_t number = 1; number < kMaxSeats; ++number) {
+    Seat& seat = lab.seat(number);
+    if (seat.pid.load(std::memory_order_acquire) != kNone || being_written(lab.arena(number), number))
+      continue;
+    if (madvise(lab.arena_bytes(number), kArenaSize, MADV_REMOVE) != 0)
+      std::memset(lab.arena_bytes(number), 0, kArenaRings);  // not a shared mapping: a test's plain memory
+    seat.pid.store(0, std::memory_order_relaxed);
+    seat.client.store(0, std::memory_order_release);
+  }
+}
+
+}  // namespace
+
+void OwnerLock::wait(std::uint32_t seat) {
+  for (unsigned spins = 0;; ++spins) {
+    std::uint32_t expected = 0;
+    if (word_.load(std::memory_order_relaxed) == 0 &&
+        word_.compare_exchange_strong(expected, seat, std::memory_order_acquire))
+      return;
+    if (spins < 64)
+      __builtin_ia32_pause();
+    else
+      sched_yield();
+  }
+}
+
+std::uint32_t take_seat(Lab lab, ClientId client, std::uint32_t pid) {
+  for (std::uint32_t attempt = 0; attempt < 2 * kMaxSeats; ++attempt) {
+    const std::uint32_t number = 1 + lab.header().last_seat.fetch_add(1) % (kMaxSeats - 1);
+    Seat& seat = lab.seat(number);
+    ClientId nobody = 0;
+    if (!seat.client.compare_exchange_strong(nobody, client)) continue;
+    seat.pid.store(pid, std::memory_order_relaxed);
+    seat.live.store(1, std::memory_order_release);
+    return number;
+  }
   return 0;
 }
 
-void prepare_verbs_area(LabMemory&, std::span<std::byte>) {}
+std::size_t verbs_area_size() {
+  return kArenasOffset + kArenaSize * kMaxSeats;
+}
 
-void reap(LabMemory&, std::span<std::byte>, ClientId) {}
+void prepare_verbs_area(LabMemory&, std::span<std::byte>) {
+  // All zero is an area where nobody sits.
+}
+
+void reap(LabMemory& memory, std::span<std::byte> area, ClientId client) {
+  const Lab lab(memory, area);
+  std::uint32_t dead = 1;
+  while (dead < kMaxSeats && lab.seat(dead).client.load(std::memory_order_acquire) != client) ++dead;
+  if (dead == kMaxSeats) return;  // it never used verbs
+
+  lab.seat(dead).live.store(0, std::memory_order_release);
+  Arena& own = lab.arena(dead);
+  const std::uint32_t own_qps = own.header.qps.load(std::memory_order_acquire);
+  for (std::uint32_t i = 0; i < own_qps; ++i) own.qps[i].state.store(0, std::memory_order_release);
+
+  // Completion queues first, but their locks stay held until the queue pairs have been repaired: whether a
+  // receive request was completed is read off the queue's producer count.
+  for_each_arena(lab, dead, [&](Arena& arena, std::uint32_t seat) {
+    const auto count = arena.header.cqs.load(std::memory_order_acquire);
+    for (std::uint32_t i = 0; i < count; ++i)
+      if (arena.cqs[i].lock.owner() == dead) CompletionQueue(lab, seat, i).repair();
+  });
+  for_each_arena(lab, dead, [&](Arena& arena, std::uint32_t seat) {
+    const auto qps = arena.header.qps.load(std::memory_order_acquire);
+    for (std::uint32_t i = 0; i < qps; ++i)
+      if (arena.qps[i].lock.owner() == dead) repair_receive_side(lab, seat, arena.qps[i], dead);
+    const auto srqs = arena.header.srqs.load(std::memory_order_acquire);
+    for (std::uint32_t i = 0; i < srqs; ++i)
+      if (arena.srqs[i].lock.owner() == dead) arena.srqs[i].lock.unlock();
+    const auto cqs = arena.header.cqs.load(std::memory_order_acquire);
+    for (std::uint32_t i = 0; i < cqs; ++i)
+      if (arena.cqs[i].lock.owner() == dead) arena.cqs[i].lock.unlock();
+  });
+  lab.seat(dead).pid.store(kNone, std::memory_order_release);  // from here on bury() may take it
+  bury(lab);
+}
 
 }  // namespace fabric::softhca

@@ -1,0 +1,258 @@
+// libibverbs ABI: protection domains, memory regions and windows, address handles.
+#include <infiniband/verbs.h>
+#undef ibv_reg_mr
+#undef ibv_reg_mr_iova
+
+#include <endian.h>
+#include <sched.h>
+
+#include <cstring>
+
+#include "verbs/softhca/objects.hpp"
+#include "verbs/softhca/real_library.hpp"
+
+namespace fabric::softhca {
+namespace {
+
+constexpr std::uint16_t kFirstMulticastLid = 0xC000;
+
+ProtectionDomain& object_of(ibv_pd* pd) {
+  return *reinterpret_cast<ProtectionDomain*>(pd);
+}
+
+/// Waits until nobody is in a delivery that may have seen the memory key that was just taken away: remote
+/// access happens under the lock of one of this process's queue pairs. A peer that is stopped in the middle
+/// is waited for one second.
+void quiesce(Process& process) {
+  const std::uint32_t count = process.arena.header.qps.load(std::memory_order_acquire);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const SharedQp& qp = process.arena.qps[i];
+    const std::uint32_t owner = qp.lock.owner();
+    while (owner != 0 && qp.lock.owner() == owner && std::chrono::steady_clock::now() < deadline)
+      sched_yield();
+  }
+}
+
+ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, unsigned access) {
+  // Remote writing and atomics need local writing (10.6.3.1).
+  constexpr unsigned kWriting = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC;
+  constexpr unsigned kKnown = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
+                              IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_MW_BIND | IBV_ACCESS_ZERO_BASED |
+                              IBV_ACCESS_HUGETLB | IBV_ACCESS_OPTIONAL_RANGE;
+  if ((access & kWriting) != 0 && (access & IBV_ACCESS_LOCAL_WRITE) == 0) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  if ((access & ~kKnown) != 0) {  // on-demand paging
+    errno = EOPNOTSUPP;
+    return nullptr;
+  }
+  if (reinterpret_cast<std::uint64_t>(address) + length < length || iova + length < iova) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  if ((access & IBV_ACCESS_ZERO_BASED) != 0) iova = 0;
+  Process& process = Process::get();
+  std::lock_guard lock(process.mutex);
+  const auto index = process.mr_numbers.take();
+  if (!index) {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  SharedMr& shared = process.arena.mrs[*index];
+  shared.pd = pd->handle;
+  shared.access = access & 0xFF;
+  shared.qp_num = 0;
+  shared.iova = iova;
+  shared.length = length;
+  shared.address = reinterpret_cast<std::uint64_t>(address);
+  shared.region = kNone;
+  shared.is_window = 0;
+  const std::uint32_t key = memory_key(process.seat, *index, ++shared.variant);
+  shared.key.store(key, std::memory_order_release);
+  object_of(pd).users.fetch_add(1);
+
+  auto* mr = new MemoryRegion;
+  mr->index = *index;
+  mr->ibv = {.context = pd->context,
+             .pd = pd,
+             .addr = address,
+             .length = length,
+             .handle = *index,
+             .lkey = key,
+             .rkey = key};
+  return &mr->ibv;
+}
+
+}  // namespace
+
+void install_memory_operations(verbs_context&) {}
+
+}  // namespace fabric::softhca
+
+using namespace fabric::softhca;
+
+extern "C" {
+
+ibv_pd* ibv_alloc_pd(ibv_context* context) {
+  PASS_ON(ibv_alloc_pd, context);
+  Process& process = Process::get();
+  auto* pd = new ProtectionDomain;
+  pd->ibv.context = context;
+  std::lock_guard lock(process.mutex);
+  pd->ibv.handle = process.next_pd++;
+  return &pd->ibv;
+}
+
+int ibv_dealloc_pd(ibv_pd* pd) {
+  PASS_ON(ibv_dealloc_pd, pd);
+  if (reinterpret_cast<ProtectionDomain*>(pd)->users.load() != 0) return EBUSY;
+  delete reinterpret_cast<ProtectionDomain*>(pd);
+  return 0;
+}
+
+ibv_mr* ibv_reg_mr(ibv_pd* pd, void* address, std::size_t length, int access) {
+  PASS_ON(ibv_reg_mr, pd, address, length, access);
+  return register_memory(pd, address, length, reinterpret_cast<std::uint64_t>(address),
+                         static_cast<unsigned>(access));
+}
+
+ibv_mr* ibv_reg_mr_iova(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, int access) {
+  PASS_ON(ibv_reg_mr_iova, pd, address, length, iova, access);
+  return register_memory(pd, address, length, iova, static_cast<unsigned>(access));
+}
+
+ibv_mr* ibv_reg_mr_iova2(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, unsigned access) {
+  PASS_ON(ibv_reg_mr_iova2, pd, address, length, iova, access);
+  return register_memory(pd, address, length, iova, access);
+}
+
+int ibv_dereg_mr(ibv_mr* mr) {
+  PASS_ON(ibv_dereg_mr, mr);
+  Process& process = Process::get();
+  auto* object = reinterpret_cast<MemoryRegion*>(mr);
+  process.arena.mrs[object->index].key.store(0, std::memory_order_seq_cst);
+  quiesce(process);
+  reinterpret_cast<ProtectionDomain*>(mr->pd)->users.fetch_sub(1);
+  {
+    std::lock_guard lock(process.mutex);
+    process.mr_numbers.give(object->index);
+  }
+  delete object;
+  return 0;
+}
+
+int ibv_rereg_mr(ibv_mr* mr, int flags, ibv_pd* pd, void* address, std::size_t length, int access) {
+  PASS_ON(ibv_rereg_mr, mr, flags, pd, address, length, access);
+  errno = EOPNOTSUPP;
+  return IBV_REREG_MR_ERR_INPUT;
+}
+
+ibv_mr* ibv_reg_dmabuf_mr(ibv_pd* pd, std::uint64_t offset, std::size_t length, std::uint64_t iova,
+                          int descriptor, int access) {
+  PASS_ON(ibv_reg_dmabuf_mr, pd, offset, length, iova, descriptor, access);
+  errno = EOPNOTSUPP;
+  return nullptr;
+}
+
+ibv_pd* ibv_import_pd(ibv_context* context, std::uint32_t handle) {
+  PASS_ON(ibv_import_pd, context, handle);
+  errno = EOPNOTSUPP;
+  return nullptr;
+}
+
+void ibv_unimport_pd(ibv_pd* pd) {
+  PASS_ON(ibv_unimport_pd, pd);
+}
+
+ibv_mr* ibv_import_mr(ibv_pd* pd, std::uint32_t handle) {
+  PASS_ON(ibv_import_mr, pd, handle);
+  errno = EOPNOTSUPP;
+  return nullptr;
+}
+
+void ibv_unimport_mr(ibv_mr* mr) {
+  PASS_ON(ibv_unimport_mr, mr);
+}
+
+ibv_dm* ibv_import_dm(ibv_context* context, std::uint32_t handle) {
+  PASS_ON(ibv_import_dm, context, handle);
+  errno = EOPNOTSUPP;
+  return nullptr;
+}
+
+void ibv_unimport_dm(ibv_dm* dm) {
+  PASS_ON(ibv_unimport_dm, dm);
+}
+
+ibv_ah* ibv_create_ah(ibv_pd* pd, ibv_ah_attr* attr) {
+  PASS_ON(ibv_create_ah, pd, attr);
+  const SharedPort* port = context_of(pd->context).port(attr->port_num);
+  if (port == nullptr || attr->dlid == 0 || attr->sl > 15 ||
+      (attr->is_global != 0 && attr->grh.sgid_index >= kMaxGids)) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  auto* ah = new AddressHandle;
+  ah->ibv.context = pd->context;
+  ah->ibv.pd = pd;
+  ah->port = attr->port_num;
+  const std::uint32_t lmc_mask = (1U << port->lmc.load(std::memory_order_relaxed)) - 1;
+  ah->route.dlid = attr->dlid;
+  ah->route.sl = attr->sl;
+  ah->route.path_bits = static_cast<std::uint8_t>(attr->src_path_bits & lmc_mask);
+  // Multicast carries a GRH always (9.8.3).
+  ah->route.global = attr->is_global != 0 || (attr->dlid >= kFirstMulticastLid && attr->dlid != 0xFFFF);
+  ah->route.sgid_index = attr->grh.sgid_index;
+  ah->route.hop_limit = attr->grh.hop_limit;
+  ah->route.traffic_class = attr->grh.traffic_class;
+  ah->route.flow_label = attr->grh.flow_label;
+  std::memcpy(ah->route.dgid.data(), attr->grh.dgid.raw, 16);
+  reinterpret_cast<ProtectionDomain*>(pd)->users.fetch_add(1);
+  return &ah->ibv;
+}
+
+int ibv_destroy_ah(ibv_ah* ah) {
+  PASS_ON(ibv_destroy_ah, ah);
+  reinterpret_cast<ProtectionDomain*>(ah->pd)->users.fetch_sub(1);
+  delete reinterpret_cast<AddressHandle*>(ah);
+  return 0;
+}
+
+int ibv_init_ah_from_wc(ibv_context* context, std::uint8_t port, ibv_wc* wc, ibv_grh* grh,
+                        ibv_ah_attr* attr) {
+  PASS_ON(ibv_init_ah_from_wc, context, port, wc, grh, attr);
+  *attr = {};
+  attr->dlid = wc->slid;
+  attr->sl = wc->sl;
+  attr->src_path_bits = wc->dlid_path_bits;
+  attr->port_num = port;
+  if ((wc->wc_flags & IBV_WC_GRH) == 0) return 0;
+  attr->is_global = 1;
+  attr->grh.dgid = grh->sgid;
+  attr->grh.hop_limit = 0xFF;
+  const std::uint32_t word = be32toh(grh->version_tclass_flow);
+  attr->grh.flow_label = word & 0xFFFFF;
+  attr->grh.traffic_class = static_cast<std::uint8_t>(word >> 20 & 0xFF);
+  for (int index = 0; index < static_cast<int>(kMaxGids); ++index) {
+    ibv_gid gid;
+    if (ibv_query_gid(context, port, index, &gid) == 0 && std::memcmp(&gid, &grh->dgid, 16) == 0) {
+      attr->grh.sgid_index = static_cast<std::uint8_t>(index);
+      return 0;
+    }
+  }
+  // A multicast address is nobody's own; the first GID speaks for the port.
+  if (grh->dgid.raw[0] == 0xFF) return 0;
+  errno = EINVAL;
+  return -1;
+}
+
+ibv_ah* ibv_create_ah_from_wc(ibv_pd* pd, ibv_wc* wc, ibv_grh* grh, std::uint8_t port) {
+  PASS_ON(ibv_create_ah_from_wc, pd, wc, grh, port);
+  ibv_ah_attr attr;
+  if (ibv_init_ah_from_wc(pd->context, port, wc, grh, &attr) != 0) return nullptr;
+  return ibv_create_ah(pd, &attr);
+}
+
+}  // extern "C"
