@@ -81,9 +81,10 @@ void print(const std::string& text) {
   std::fflush(stdout);
 }
 
-void print_json(json::object answer) {
-  answer["schema"] = kSchema;
-  print(json::serialize(answer) + "\n");
+void print_json(const json::object& answer) {
+  json::object line{{"schema", kSchema}};
+  for (const auto& member : answer) line[member.key()] = member.value();
+  print(json::serialize(line) + "\n");
 }
 
 /// The parser of one object's arguments.
@@ -301,9 +302,9 @@ int bandwidth(Invocation& invocation) {
   json::array results;
   std::string warnings;
   bool good = true;
+  Client client(invocation.socket);
   if (!invocation.json)
     print(perftest_rule() + "\n" + bandwidth_heading(gigabits) + (all ? "   Host\n" : "\n"));
-  Client client(invocation.socket);
   for (const std::string& target : all ? reachable_hosts(invocation) : std::vector<std::string>{host}) {
     args["host"] = target;
     json::object answer = client.ask("bw", args, 0);
@@ -368,8 +369,9 @@ int latency(Invocation& invocation) {
   json::object args{{"host", host}, {"size", size}, {"iterations", iterations}};
   if (duration > 0) args["duration_ms"] = static_cast<std::uint64_t>(std::max(1.0, duration * 1e3));
   if (way >= 0) args["way"] = way;
+  Client client(invocation.socket);
   if (!invocation.json) print(perftest_rule() + "\n" + latency_heading() + "\n");
-  json::object answer = Client(invocation.socket).ask("lat", args, 0);
+  json::object answer = client.ask("lat", args, 0);
   const json::object& figures = object_of(answer, "latency");
   const double typical = number_of(figures, "t_typical_us");
   const bool answered = count_of(figures, "samples") > 0;
