@@ -6,6 +6,7 @@
 //
 // Each function returns what libibumad 3 returns, errors included (mostly negative errno values).
 #include <infiniband/umad.h>
+#include <infiniband/umad_types.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
