@@ -47,7 +47,7 @@ struct HostRoute {
   struct Way {
     PortIndex egress = kNoPort;
     std::uint32_t cost = 0;  ///< sum over the cables; 0 where the way is not usable
-    std::uint8_t hops = 0;
+    std::uint16_t hops = 0;
     bool whole = false;  ///< no cable on it is known to be dead
   };
   std::array<Way, kWays> ways;
