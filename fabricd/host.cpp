@@ -187,13 +187,6 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
     return;
   }
   try {
-    if (device.query_port(device_port).link_layer == IBV_LINK_LAYER_ETHERNET) {
-      record_(EventLevel::warning, "port-unsupported",
-              fmt::format("{} is an Ethernet port; only InfiniBand ports are supported yet", name),
-              {{"port", name}});
-      ignored_.push_back(name);
-      return;
-    }
     auto port = std::make_unique<Port>();
     port->index = index;
     port->name = name;
@@ -220,10 +213,7 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
       schedule();
     });
 
-    InfinibandCableConfiguration settings;
-    settings.device_port = device_port;
-    settings.priority = configuration_.host.priority;
-    settings.identity = {guid_, name_, index.value(), state_.starts, kNeighbourProtocol};
+    const verbs::Identity identity{guid_, name_, index.value(), state_.starts, kNeighbourProtocol};
     verbs::Cable::Callbacks callbacks;
     callbacks.prepare = [this, self](ibv_qp* data, ibv_qp* control) {
       self->early.clear();
@@ -235,7 +225,13 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
       cable_down(*self, detector, reason);
     };
     callbacks.changed = [] {};
-    port->cable = make_infiniband_cable(io_, device, settings, resources, callbacks);
+    // The only place that asks for the link layer.
+    if (device.query_port(device_port).link_layer == IBV_LINK_LAYER_ETHERNET) {
+      port->cable = make_ethernet_cable(io_, device, {device_port, identity}, resources, callbacks);
+    } else {
+      port->cable = make_infiniband_cable(io_, device, {device_port, identity, configuration_.host.priority},
+                                          resources, callbacks);
+    }
     ports_.back() = std::move(port);
   } catch (const std::system_error& error) {
     throw std::runtime_error(advise(fmt::format("cannot use port {}", name), error));

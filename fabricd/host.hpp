@@ -14,6 +14,7 @@
 
 #include "fabricd/configuration.hpp"
 #include "fabricd/control/event_log.hpp"
+#include "fabricd/ethernet/ethernet_cable.hpp"
 #include "fabricd/forwarder/forwarder.hpp"
 #include "fabricd/kernel/interface.hpp"
 #include "fabricd/state.hpp"
