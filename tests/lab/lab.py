@@ -113,6 +113,19 @@ class Lab:
         """What fabricctl -j prints on that host, parsed."""
         return json.loads(self.run(host, BUILD / "fabricctl", "-j", *arguments, check=check).stdout)
 
+    def path(self, source, target):
+        """The hosts on the way that traffic takes now, both ends included; [] where there is none."""
+        answer = self.fabricctl(source, "path", source, target)
+        for way in answer["ways"]:
+            if way["chosen"] and way["whole"]:
+                return [source] + [hop["to"] for hop in way["hops"]]
+        return []
+
+    def wait_for_path(self, source, *others):
+        """Waits until traffic from `source` goes over exactly these hosts."""
+        wanted = [source, *others]
+        wait_until(lambda: self.path(source, others[-1]) == wanted, what=f"path {' '.join(wanted)}")
+
     def status(self):
         return json.loads(self.lab("status", "-j").stdout)
 

@@ -376,7 +376,7 @@ void Lab::kill(const std::string& host, bool silent) {
 void Lab::start(const std::string& host) {
   require_host(host);
   const Lock lock(directory_);
-  hardware().power_on(host);
+  if (!hardware().status().power[host]) hardware().power_on(host);
   const auto running = read_pid_file(directory_of(host) / "fabricd.pid");
   if (options().fabricd && !(running && alive(*running))) start_fabricd(host);
 }

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <string>
 
+#include "tools/lab/drill.hpp"
 #include "tools/lab/error.hpp"
 #include "tools/lab/lab.hpp"
 #include "tools/lab/status_text.hpp"
@@ -90,6 +91,21 @@ int main(int argc, char** argv) {
   for (auto* verb : {kill, start}) verb->add_option("host", host)->required();
   kill->add_flag("--silent", silent, "The neighbours' ports keep their link.");
 
+  fabric::tools::lab::DrillOptions drill_options;
+  std::string drill_kind;
+  auto* drill =
+      app.add_subcommand("drill", "Traffic, a fault, its repair: what was lost, and how long the gap was.");
+  drill->add_option("kind", drill_kind, "cable (cut and mended) or host (a transit host dies and comes back)")
+      ->required()
+      ->check(CLI::IsMember({"cable", "host"}));
+  drill->add_option("--runs", drill_options.runs, "How many, over all cables or hosts in turn.")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 100000));
+  drill->add_option("--rate", drill_options.rate, "Probes a second, of all flows together.")
+      ->capture_default_str()
+      ->check(CLI::Range(10, 1000000));
+  drill->add_flag("--silent", drill_options.silent, "Faults without a port event.");
+
   app.footer(
       "Examples:\n"
       "  fabric-lab up --hosts 5                      five hosts in a ring\n"
@@ -143,6 +159,21 @@ int main(int argc, char** argv) {
     } else if (start->parsed()) {
       lab.start(host);
       if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (drill->parsed()) {
+      using Kind = fabric::tools::lab::DrillOptions::Kind;
+      drill_options.kind = drill_kind == "cable" ? Kind::cable : Kind::host;
+      unsigned number = 0;
+      if (!as_json)
+        std::printf("%4s %-16s %8s %6s %6s %6s %9s %s\n", "run", "fault", "sent", "lost", "dupl.", "reord.",
+                    "gap[ms]", "detector");
+      const auto result = fabric::tools::lab::drill(lab, drill_options, [&](const auto& run) {
+        ++number;
+        if (as_json) return;
+        std::printf("%4u %-16s %8lu %6lu %6lu %6lu %9.2f %s\n", number, run.fault.c_str(), run.sent, run.lost,
+                    run.duplicated, run.reordered, run.gap_ms, run.detector.c_str());
+        std::fflush(stdout);
+      });
+      std::cout << (as_json ? result.to_json() + "\n" : "\n" + result.to_text()) << std::flush;
     }
   } catch (const std::exception& error) {
     std::cerr << "fabric-lab: " << error.what() << std::endl;
