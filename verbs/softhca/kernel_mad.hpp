@@ -70,7 +70,7 @@ class KernelMad {
   struct Reassembly {
     Packet first;
     std::vector<std::uint8_t> message;
-    std::uint32_t received = 0, window;
+    std::uint32_t received = 0, window = 1;
     bool complete = false;  // kept for a while, to acknowledge what is sent again
     std::uint64_t timer = 0;
   };

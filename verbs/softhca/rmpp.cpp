@@ -1,8 +1,9 @@
 // Reliable multi-packet transactions (volume 1, release 1.3, 13.6) for agents that leave them to the kernel.
 //
 // One way only, which is all that the classes in use need: a request of one packet, a response of many, or a
-// message of many without a response. The receiver opens a window of kWindow segments and acknowledges its
-// end, and the last segment; the sender goes on from the last acknowledgement when it hears nothing.
+// message of many without a response. The first window is one segment, the next ones kWindow; the receiver
+// acknowledges the end of each and the last segment, and the sender goes on from the last acknowledgement
+// when it hears nothing.
 #include <algorithm>
 #include <cstring>
 
@@ -148,9 +149,8 @@ void KernelMad::receive_segment(TimePoint now, Agent& agent, const Packet& packe
   auto found = agent.reassemblies.find({transaction, packet.slid});
   if (found == agent.reassemblies.end()) {
     if (segment != 1 || (mad[kRmppFlags] & kRmppFirst) == 0) return;
-    found = agent.reassemblies
-                .emplace(std::pair{transaction, packet.slid}, Reassembly{.first = packet, .window = kWindow})
-                .first;
+    found =
+        agent.reassemblies.emplace(std::pair{transaction, packet.slid}, Reassembly{.first = packet}).first;
     found->second.message.assign(mad.begin(), mad.begin() + static_cast<std::ptrdiff_t>(headers));
     found->second.timer =
         set_timer(now + kReassemblyTime, TimerKind::reassembly, agent, transaction, packet.slid);

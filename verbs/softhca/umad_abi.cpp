@@ -6,6 +6,7 @@
 //
 // Each function returns what libibumad 3 returns, errors included (mostly negative errno values).
 #include <infiniband/umad.h>
+#include <infiniband/umad_types.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -339,7 +340,8 @@ int umad_register(int descriptor, int mgmt_class, int version, uint8_t rmpp_vers
   AgentRequest agent{.qpn = queue_pair_of(mgmt_class),
                      .mgmt_class = static_cast<std::uint32_t>(mgmt_class),
                      .class_version = static_cast<std::uint32_t>(version),
-                     .rmpp_version = rmpp_version};
+                     .rmpp_version = rmpp_version,
+                     .oui = UMAD_OPENIB_OUI};  // the library's own, for vendor classes
   if (method_mask != nullptr) std::memcpy(agent.method_mask, method_mask, sizeof agent.method_mask);
   const int id = register_agent(descriptor, agent);
   if (id >= 0) return id;
