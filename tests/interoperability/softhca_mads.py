@@ -1,0 +1,286 @@
+"""Stock programs of infiniband-diags, OpenSM and libibumad's users on the software HCA."""
+
+import os
+import re
+import sys
+import time
+import unittest
+
+from softhca_lab import Lab, node_guid, port_guid, wait_for
+
+BUILD = os.environ.get("FABRIC_BUILD", "build")
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def fields(text):
+    """smpquery's and perfquery's lines: NodeType:.....Channel Adapter"""
+    return dict(re.findall(r"^\s*([A-Za-z0-9 ]+):\.*(.*)$", text, re.MULTILINE))
+
+
+def colons(text):
+    """ibstat's lines: State: Active"""
+    return dict(re.findall(r"^\s*([A-Za-z ]+): (.*)$", text, re.MULTILINE))
+
+
+class WithoutManager(unittest.TestCase):
+    """A cabled port that nobody has configured: Initialize, and SMPs pass."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = cls.enterClassContext(Lab(BUILD))
+
+    def test_ibstat(self):
+        text = self.lab.run("h1", "ibstat")
+        ca, first, second = re.split(r"^\s*Port [12]:$", text, flags=re.MULTILINE)
+        self.assertTrue(ca.startswith("CA 'softhca0'\n"))
+        self.assertEqual(colons(ca)["Number of ports"], "2")
+        self.assertEqual(colons(ca)["Node GUID"], "0x0014050000010000")
+        self.assertEqual((colons(first)["State"], colons(first)["Physical state"]), ("Down", "Polling"))
+        self.assertEqual((colons(second)["State"], colons(second)["Physical state"]), ("Initializing", "LinkUp"))
+        self.assertEqual(colons(second)["Rate"], "100")
+        self.assertEqual(colons(second)["Base lid"], "0")
+        self.assertEqual(colons(second)["Port GUID"], "0x0014050000010002")
+        self.assertEqual(colons(second)["Link layer"], "InfiniBand")
+        self.assertEqual(self.lab.run("h2", "ibstat", "-l"), "softhca0\n")
+        self.assertEqual(self.lab.run("h2", "ibstat", "-p"), "0x0014050000020001\n0x0014050000020002\n")
+
+    def test_node_info_by_directed_route(self):
+        own = fields(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodeinfo", "0"))
+        self.assertEqual((own["NodeType"], own["NumPorts"], own["LocalPort"]), ("Channel Adapter", "2", "2"))
+        self.assertEqual(int(own["Guid"], 16), node_guid(1))
+        peer = fields(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodeinfo", "0,2"))
+        self.assertEqual(int(peer["Guid"], 16), node_guid(2))
+        self.assertEqual(int(peer["PortGuid"], 16), port_guid(2, 1))
+        self.assertEqual(peer["LocalPort"], "1")
+        description = self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodedesc", "0,2")
+        self.assertRegex(description, r"^Node Description:\.+h2 softhca0\n$")
+
+    def test_port_info(self):
+        info = fields(self.lab.run("h2", "smpquery", "-P", "1", "-D", "portinfo", "0,1"))
+        self.assertEqual(info["LinkState"], "Initialize")
+        self.assertEqual(info["PhysLinkState"], "LinkUp")
+        self.assertEqual(info["LinkWidthActive"], "4X")
+        self.assertEqual(info["LinkSpeedExtActive"], "25.78125 Gbps")
+        self.assertEqual(info["MtuCap"], "4096")
+        down = fields(self.lab.run("h2", "smpquery", "-P", "1", "-D", "portinfo", "0", "2"))
+        self.assertEqual((down["LinkState"], down["PhysLinkState"]), ("Down", "Polling"))
+
+    def test_routes_that_lead_nowhere(self):
+        # A route through the other port, one hop too many (a HCA does not forward), and a port without cable.
+        for port, route in ("2", "0,1"), ("2", "0,2,1"), ("1", "0,1"):
+            text = self.lab.run("h1", "smpquery", "-t", "50", "-P", port, "-D", "nodeinfo", route, status=1)
+            self.assertIn("failed", text)
+
+    def test_nobody_answers_for_a_subnet_manager(self):
+        text = self.lab.run("h1", "sminfo", "-t", "50", "-P", "2", "-D", "0,2", status=1)
+        self.assertIn("query", text)
+
+    def test_discovery(self):
+        text = self.lab.run("h1", "ibnetdiscover", "-P", "2")
+        self.assertIn('Ca\t2 "H-0014050000020000"\t\t# "h2 softhca0"\n'
+                      '[1](14050000020001) \t"H-0014050000010000"[2] (14050000010002) \t\t'
+                      '# lid 0 lmc 0 "h1 softhca0" lid 0 4xEDR\n', text)
+
+    def test_gmps_need_an_active_port(self):
+        self.assertIn("failed", self.lab.run("h1", "perfquery", "-t", "50", "-P", "2", status=1))
+
+    def test_the_kernel_side_of_umad(self):
+        self.lab.run("h1", sys.executable, os.path.join(HERE, "umad_client.py"))
+
+
+class WithOpenSM(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = cls.enterClassContext(Lab(BUILD))
+        cls.lab.opensm(1, 2)
+
+    def test_the_cable_is_active(self):
+        for host, port, lid in ("h1", 2, 1), ("h2", 1, 2):
+            state = colons(self.lab.run(host, "ibstat", "softhca0", str(port)))
+            self.assertEqual((state["State"], state["Base lid"], state["SM lid"]), ("Active", str(lid), "1"))
+        # IsSM shows where the issm file is held, and nowhere else.
+        self.assertTrue(self.lab.port("h1/2")["issm"])
+        self.assertFalse(self.lab.port("h2/1")["issm"])
+
+    def test_sminfo(self):
+        self.assertRegex(self.lab.run("h2", "sminfo", "-P", "1"),
+                         r"^sminfo: sm lid 1 sm guid 0x14050000010002, activity count \d+ priority 0 "
+                         r"state 3 SMINFO_MASTER\n$")
+
+    def test_queries_by_lid(self):
+        for host, port in ("h1", "2"), ("h2", "1"):
+            for lid, owner in (1, 1), (2, 2):
+                node = fields(self.lab.run(host, "smpquery", "-P", port, "nodeinfo", str(lid)))
+                self.assertEqual(int(node["Guid"], 16), node_guid(owner))
+        info = fields(self.lab.run("h2", "smpquery", "-P", "1", "portinfo", "1"))
+        self.assertEqual((info["LinkState"], info["Lid"], info["SMLid"]), ("Active", "1", "1"))
+        self.assertEqual(info["NeighborMTU"], "4096")
+        pkeys = self.lab.run("h2", "smpquery", "-P", "1", "pkeys", "1")
+        self.assertTrue(pkeys.startswith("   0: 0xffff 0x0000 "), pkeys)
+        self.assertTrue(pkeys.endswith("32 pkeys capacity for this port\n"))
+        guids = self.lab.run("h1", "smpquery", "-P", "2", "guidinfo", "2")
+        self.assertTrue(guids.startswith("   0: 0x0014050000020001 0x0000000000000000\n"), guids)
+
+    def test_saquery(self):
+        # Two records of 112 bytes do not fit into one MAD: RMPP.
+        records = self.lab.run("h2", "saquery", "-P", "1")
+        self.assertEqual(records.count("NodeRecord dump:"), 2)
+        self.assertRegex(records, r"NodeDescription\.+h1 softhca0")
+        self.assertRegex(records, r"NodeDescription\.+h2 softhca0")
+        paths = self.lab.run("h2", "saquery", "-P", "1", "PR")
+        self.assertEqual(paths.count("PathRecord dump:"), 4)
+
+    def test_perfquery_counts_what_passes(self):
+        def counters(*options):
+            text = self.lab.run("h2", "perfquery", "-P", "1", *options)
+            return {name: int(value, 0) for name, value in fields(text).items() if value[:1].isdigit()}
+
+        before = counters()
+        self.assertEqual(before["PortXmitData"], 72 * before["PortXmitPkts"])  # every packet is a MAD so far
+        self.lab.run("h2", "smpquery", "-P", "1", "-D", "nodeinfo", "0,1")
+        after = counters()
+        self.assertEqual(after["PortXmitPkts"] - before["PortXmitPkts"], 1)
+        self.assertEqual(after["PortRcvPkts"] - before["PortRcvPkts"], 1)
+        self.assertEqual(after["PortRcvData"] - before["PortRcvData"], 72)
+        extended = counters("-x")
+        self.assertEqual(extended["PortXmitPkts"], after["PortXmitPkts"])
+        self.assertEqual(extended["PortUnicastXmitPkts"], after["PortXmitPkts"])
+        # Reset of one attribute leaves the other as it was.
+        self.lab.run("h2", "perfquery", "-P", "1", "-R")
+        self.assertEqual(counters()["PortXmitPkts"] * counters("-x")["PortXmitPkts"], 0)
+        # At the other end of the cable, over it.
+        remote = fields(self.lab.run("h2", "perfquery", "-P", "1", "1", "2"))
+        self.assertEqual(remote["PortSelect"], "2")
+        self.assertGreater(int(remote["PortRcvPkts"]), 0)
+
+    def test_other_diagnostics(self):
+        self.assertIn('[1] -> ca port {0x0014050000010002}[2] lid 1-1 "h1 softhca0"',
+                      self.lab.run("h2", "ibtracert", "-P", "1", "2", "1"))
+        self.assertEqual(self.lab.run("h2", "ibaddr", "-P", "1"),
+                         "GID fe80::14:500:2:1 LID start 0x2 end 0x2\n")
+        self.assertEqual(self.lab.run("h1", "ibhosts", "-P", "2").count("Ca\t: "), 2)
+        self.assertRegex(self.lab.run("h1", "iblinkinfo", "-P", "2"),
+                         r'0x0014050000010002 +1 +2\[ +\] ==\( 4X +25.78125 Gbps Active/ +LinkUp\)==> +2 +1\[')
+        self.assertIn("2 nodes checked, 0 bad nodes found", self.lab.run("h2", "ibqueryerrors", "-P", "1"))
+        self.assertIn("0000 00a0 0200 1405", self.lab.run("h1", "smpdump", "-P", "2", "-D", "0", "0x11"))
+
+    def test_ibping_and_ibsysstat(self):
+        ping = "ibping", "-P", "1", "-c", "1", "-G", hex(port_guid(1, 2))
+        self.assertIn("1 packets transmitted, 0 received", self.lab.run("h2", *ping))
+        server = self.lab.start("h1", "ibping", "-S", "-P", "2")
+        wait_for(lambda: "1 received, 0% packet loss" in self.lab.run("h2", *ping), "ibping is answered")
+        self.lab.stop(server)
+        server = self.lab.start("h1", "ibsysstat", "-S", "-P", "2")
+        wait_for(lambda: "cpu 0:" in self.lab.run("h2", "ibsysstat", "-P", "1", "1", "cpu"),
+                 "ibsysstat is answered")
+        self.lab.stop(server)
+
+    def test_osmtest(self):
+        inventory = os.path.join(self.lab.directory.name, "inventory")
+        guid = hex(port_guid(2, 1))
+        for flow in ["c"], ["v"], ["s"], ["m", "-M", "1"], ["q"]:
+            text = self.lab.run("h2", "osmtest", "-f", *flow, "-g", guid, "-i", inventory)
+            self.assertRegex(text, r'OSMTEST: TEST ".*" PASS\n', flow)
+            self.assertNotIn("FAIL", text, flow)
+
+
+class Faults(unittest.TestCase):
+    def setUp(self):
+        self.lab = self.enterContext(Lab(BUILD))
+
+    def states(self):
+        return self.lab.port("h1/2")["state"], self.lab.port("h2/1")["state"]
+
+    def query(self, **expect):
+        return self.lab.run("h1", "smpquery", "-t", "50", "-P", "2", "-D", "nodeinfo", "0,2", **expect)
+
+    def test_cut_and_mend(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("cut", a="h2", b="h1")
+        self.assertEqual(self.states(), ("Down", "Down"))
+        self.assertEqual(self.lab.control("status")["cables"], [{"a": "h1/2", "b": "h2/1", "state": "cut", "blocked": []}])
+        self.query(status=1)
+        self.lab.control("mend", a="h1/2", b="h2/1")
+        # Without a trap OpenSM waits for its sweep timer; the link is there at once.
+        self.assertEqual(self.lab.port("h2/1")["physical"], "LinkUp")
+        self.query()
+        self.assertEqual(self.lab.port("h1/2")["counters"]["link_downed"], 1)
+
+    def test_silent_cut(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("cut", a="h1", b="h2", silent=True)
+        self.assertEqual(self.states(), ("Active", "Active"))
+        self.query(status=1)
+        self.lab.control("mend", a="h1", b="h2")
+        self.assertEqual(self.states(), ("Active", "Active"))
+        self.query()
+
+    def test_one_way_cable(self):
+        self.lab.control("block", **{"from": "h2/1"})
+        self.query(status=1)
+        self.assertEqual(self.lab.port("h2/1")["counters"]["rcv_packets"],
+                         self.lab.port("h1/2")["counters"]["xmit_packets"])
+        self.assertEqual(self.lab.port("h1/2")["counters"]["rcv_packets"], 0)
+        self.lab.control("block", **{"from": "h2/1", "on": False})
+        self.query()
+
+    def test_power(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("power", host="h2", on=False)
+        self.assertEqual(self.lab.port("h1/2")["state"], "Down")
+        self.assertIn("Host is down", self.lab.run("h2", "ibstat", status=1))
+        self.lab.control("power", host="h2", on=True)
+        self.assertEqual(self.lab.port("h2/1")["lid"], 0)
+        self.assertEqual(self.lab.port("h2/1")["physical"], "LinkUp")
+        self.query()
+
+    def test_silent_death(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("power", host="h2", on=False, silent=True)
+        self.assertEqual(self.lab.port("h1/2")["state"], "Active")
+        self.query(status=1)
+        self.lab.control("power", host="h2", on=True)
+        self.assertEqual(self.lab.port("h1/2")["counters"]["link_downed"], 1)
+        self.query()
+
+    def test_plug(self):
+        self.lab.control("plug", a="h1/2", b="h1/1")
+        self.assertEqual(self.lab.port("h2/1")["physical"], "Polling")
+        peer = fields(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodeinfo", "0,2"))
+        self.assertEqual(int(peer["PortGuid"], 16), port_guid(1, 1))
+        self.lab.control("unplug", end="h1/1")
+        self.assertEqual(self.lab.port("h1/2")["physical"], "Polling")
+
+    def test_loss(self):
+        self.lab.control("faults", end="h2/1", loss_ppm=500000)
+        for _ in range(10):  # each of several tries is answered with probability one half
+            self.lab.status("h1", "smpquery", "-t", "20", "-P", "2", "-D", "nodeinfo", "0,2")
+        sent = self.lab.port("h2/1")["counters"]["xmit_packets"]
+        arrived = self.lab.port("h1/2")["counters"]["rcv_packets"]
+        self.assertTrue(0 < arrived < sent, (arrived, sent))
+
+    def test_delay(self):
+        self.lab.control("faults", end="h2/1", delay_us=100000)
+        began = time.monotonic()
+        self.lab.run("h1", "smpquery", "-t", "1000", "-P", "2", "-D", "nodeinfo", "0,2")
+        self.assertGreaterEqual(time.monotonic() - began, 0.1)
+        self.lab.control("faults", end="h2/1")
+        self.assertEqual(self.lab.port("h1/2")["counters"]["rcv_packets"],
+                         self.lab.port("h1/2")["counters"]["xmit_packets"])
+
+    def test_disable_and_enable(self):
+        self.lab.opensm(1, 2)
+        self.lab.run("h1", "ibportstate", "-P", "2", "-D", "0,2", "1", "disable")
+        wait_for(lambda: self.lab.port("h2/1")["physical"] == "Disabled", "the port is disabled")
+        self.assertEqual(self.states(), ("Down", "Down"))
+
+    def test_description(self):
+        self.lab.control("describe", host="h2", text="a host in the corner")
+        self.assertRegex(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodedesc", "0,2"),
+                         r"^Node Description:\.+a host in the corner\n$")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
+        BUILD = sys.argv.pop(1)
+    unittest.main(verbosity=2)
