@@ -34,7 +34,8 @@ constexpr unsigned kLanes = 16;
 /// connection attempt, too few to matter.
 constexpr unsigned kUnreachableBurst = 50;
 constexpr Duration kUnreachableInterval = 5ms;
-/// What local senders may have in an egress queue, as time at the cable's rate...
+/// What local senders may have in an egress queue: frames, and bytes as time at the cable's rate...
+constexpr std::uint32_t kLocalFrames = 64;
 constexpr Duration kLocalDelay = 2ms;
 /// ...but at least so much.
 constexpr std::uint64_t kLocalBytes = 1u << 19;
@@ -71,11 +72,20 @@ void drain_event(int descriptor) {
 
 // --- control thread -------------------------------------------------------------------------------------
 
-DataThread::DataThread(BufferArena& arena, TunDevice& tun, const ForwarderConfiguration& configuration,
-                       Limits limits)
+DataThread::Limits::Limits(const ForwarderConfiguration& configuration) {
+  const std::uint32_t sending = configuration.ports * configuration.send_buffers;
+  receives = configuration.receive_buffers;
+  // A quarter of the buffers stays for what is delivered here and for the other ports when one is full...
+  transit = sending - sending / 4;
+  // ...and local senders keep away from what transit needs.
+  local = std::min(kLocalFrames, sending / 4);
+  reserve = sending / 8;
+}
+
+DataThread::DataThread(BufferArena& arena, TunDevice& tun, const ForwarderConfiguration& configuration)
     : arena_(arena),
       tun_(tun),
-      limits_(limits),
+      limits_(configuration),
       spin_(configuration.spin),
       epoch_(static_cast<std::uint8_t>(configuration.incarnation)),
       state_(&nothing_),
@@ -336,6 +346,8 @@ bool DataThread::poll_port(PortIndex index) {
       give(low);
       continue;
     }
+    port.counters[PortCounter::received_frames].add();
+    port.counters[PortCounter::received_bytes].add(completion.byte_len);
     // The receive queue gets a buffer for the one that it gave, or the same one back.
     const Slot fresh = arena_.take();
     if (fresh != kNoSlot) {
@@ -379,9 +391,6 @@ void DataThread::post_receives(Port& port, PortIndex index, const Slot* slots, s
 }
 
 void DataThread::received(PortIndex index, Slot slot, std::uint32_t length) {
-  Port& port = port_at(index);
-  port.counters[PortCounter::received_frames].add();
-  port.counters[PortCounter::received_bytes].add(length);
   slots_[slot].length = length;
   slots_[slot].ingress = index;
   const std::span<std::byte> frame = arena_.bytes(slot).first(length);
@@ -413,6 +422,7 @@ bool DataThread::enqueue(PortIndex egress, Slot slot, std::uint32_t length) {
     return false;
   }
   port.queue.push({slot, length});
+  if (above_local_limit(port)) crowded_ |= port_bit(egress);
   return true;
 }
 

@@ -62,13 +62,14 @@ class DataThread final : Outlet {
  public:
   /// Numbers that depend on the configuration only.
   struct Limits {
+    explicit Limits(const ForwarderConfiguration&);
     unsigned receives;      ///< posted per port
     std::uint32_t transit;  ///< frames in an egress queue beyond which new ones are dropped
     std::uint32_t local;    ///< frames in an egress queue beyond which local senders wait
     std::size_t reserve;    ///< free buffers that local senders leave for receiving
   };
 
-  DataThread(BufferArena&, TunDevice&, const ForwarderConfiguration&, Limits);
+  DataThread(BufferArena&, TunDevice&, const ForwarderConfiguration&);
   ~DataThread();
 
   /// @name Control thread

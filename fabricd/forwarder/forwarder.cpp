@@ -10,17 +10,6 @@
 namespace fabric::daemon {
 namespace {
 
-/// Local senders wait while an egress queue has more frames than this.
-constexpr std::uint32_t kLocalFrames = 64;
-
-DataThread::Limits limits_of(const ForwarderConfiguration& configuration) {
-  const std::uint32_t sending = configuration.ports * configuration.send_buffers;
-  // A quarter of the buffers stays for what is delivered here and for the other ports when one is full; local
-  // senders leave an eighth more.
-  return {configuration.receive_buffers, sending - sending / 4, std::min(kLocalFrames, sending / 4),
-          sending / 8};
-}
-
 const ForwarderConfiguration& validated(const ForwarderConfiguration& configuration) {
   if (configuration.ports == 0 || configuration.ports > kMaxPorts)
     throw std::invalid_argument("the forwarder serves 1 to " + std::to_string(kMaxPorts) + " ports");
@@ -54,7 +43,7 @@ struct Forwarder::Private {
         arena(configuration.ports *
               (std::size_t{configuration.receive_buffers} + configuration.send_buffers)),
         tun(configuration.device, configuration.mtu),
-        data(arena, tun, configuration, limits_of(configuration)),
+        data(arena, tun, configuration),
         next_session(configuration.incarnation * 2654435761u | 1) {}
 
   ForwarderConfiguration configuration;

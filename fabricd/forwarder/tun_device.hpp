@@ -13,6 +13,8 @@ class TunDevice {
  public:
   /// Makes the device, down and without addresses; it goes when the object goes. Throws std::system_error.
   TunDevice(const std::string& name, unsigned mtu);
+  /// Takes over a descriptor that gives and takes packets with their header as a TUN device does.
+  explicit TunDevice(int descriptor) : descriptor_(descriptor) {}
   ~TunDevice();
   TunDevice(const TunDevice&) = delete;
   TunDevice& operator=(const TunDevice&) = delete;
