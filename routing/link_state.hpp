@@ -1,9 +1,10 @@
 // The link-state database: the newest advertisement of every host, and whether another one is news.
 //
-// Sequence numbers are 64 bits and never wrap; the higher one counts, whatever the incarnation: a host that
-// restarts begins at 1, is told its old advertisement by its neighbours, and goes on above it (RFC 2328
-// section 13.4). An advertisement carries its age in seconds on the way; those that grow too old are
-// forgotten. Hosts that cannot be reached stay listed until then, because the map goes on counting with them.
+// Sequence numbers are 64 bits and never wrap; the higher one counts. A host that restarts begins at its
+// incarnation times 2^30, which is above all that it said before; where its clock went back, its neighbours
+// tell it what it said, and it goes on above that (RFC 2328 section 13.4). An advertisement carries its age
+// in seconds on the way; those that grow too old are forgotten. Hosts that cannot be reached stay listed
+// until then, because the map goes on counting with them.
 //
 // Departures from OSPF: no acknowledgements and no retransmission (connections between neighbours are
 // reliable), no checksum (so are adapters), no MinLSInterval (the originator paces itself).

@@ -53,6 +53,8 @@ class Node::Implementation {
     if (settings_.name.size() > kMaxName) settings_.name.resize(kMaxName);
     if (kept && valid(*kept)) table_ = std::move(*kept);
     held_ = index_in(table_, settings_.guid);
+    // Above all that this host has said before, as long as incarnations grow; else contest() gets it there.
+    sequence_ = std::uint64_t{settings_.incarnation} << 30;
     prefixes_ = settings_.prefixes;
   }
 
@@ -318,8 +320,8 @@ class Node::Implementation {
     const bool waited = !waiting_.empty();
     if (present.map == map_)
       waiting_.erase(origin);
-    else if (reachable_.contains(origin))
-      waiting_.insert(origin);
+    else if (reachable_.contains(origin) && waiting_.insert(origin).second && !waited)
+      agree_by_ = now_ + settings_.timers.agreement;
     if (replaced) {  // is there anything else than the sequence number and the hash of its map?
       Advertisement& before = replaced->advertisement;
       before.sequence = present.sequence;

@@ -118,7 +118,7 @@ struct NodeTimers {
 struct NodeSettings {
   Guid guid;
   std::string name;               ///< at most 63 bytes
-  std::uint32_t incarnation = 0;  ///< differs after each start
+  std::uint32_t incarnation = 0;  ///< grows with each start: seconds of the wall clock will do
   std::uint8_t priority = 0;      ///< the highest becomes the one who assigns LIDs; then the lower GUID
   HostIndex preferred = kNoHost;  ///< kNoHost: what was agreed before, else the number at the end of the name
   /// Cost of sending over a port; ports not listed take CableUp::cost, or else 10^12 / rate (at least 1).

@@ -143,6 +143,13 @@ void Simulation::kill(int number, bool silent) {
 void Simulation::deliver(int number, const Event& event) {
   Host& host = hosts_[at(number)];
   auto actions = host.node->handle(now_, event);
+  const std::uint64_t map = host.node->view().map;
+  if (options_.verbose && host.map != map) {
+    char text[32];
+    std::snprintf(text, sizeof text, ": map %016llx", static_cast<unsigned long long>(map));
+    say(host.name + text);
+  }
+  host.map = map;
   carry_out(number, actions);
   if (!host.node) return;
   const auto timer = host.node->next_timer();
@@ -178,11 +185,13 @@ void Simulation::carry_out(int number, std::vector<Action>& actions) {
       forwarding_changed_ = true;
     } else if (const auto* notice = std::get_if<Notice>(&action)) {
       if (options_.verbose) say(host.name + ": " + notice->kind + ": " + notice->text);
+      if (notice->kind == "disagreement") violated(host.name + ": " + notice->text);
     }
   }
 }
 
-/// An index moves only when two hosts had the same one: nothing else may take it away.
+/// An index moves only when two hosts had the same one, or to one that the host had before (where fabrics
+/// that grew apart both know the host): nothing else may take it away.
 void Simulation::note_table(int number, const LidTable& table) {
   Host& host = hosts_[at(number)];
   HostIndex index = kNoHost;
@@ -193,7 +202,7 @@ void Simulation::note_table(int number, const LidTable& table) {
   }
   if (index == kNoHost) return;
   if (host.index != kNoHost && host.index != index) {
-    bool conflict = false;
+    bool conflict = host.former.contains(index);
     for (const auto& entry : table.entries)
       conflict = conflict || (entry.index == host.index && entry.host != host.guid);
     if (!conflict)
@@ -204,6 +213,7 @@ void Simulation::note_table(int number, const LidTable& table) {
         std::to_string(index.value()));
   }
   host.index = index;
+  host.former.insert(index);
 }
 
 // --- cables
@@ -547,6 +557,10 @@ std::string Simulation::dump() const {
       out << ' ' << lid << '>' << (port == kNoPort ? std::string("-") : std::to_string(port.value()));
     }
     out << "\n";
+    out << "    knows";
+    for (const auto& known : host.node->hosts())
+      out << ' ' << known.name << ':' << known.sequence << (known.reachable ? "" : "-");
+    out << '\n';
     for (const auto& adjacency : host.node->adjacencies())
       out << "    port " << int(adjacency.port.value()) << ' ' << routing::to_string(adjacency.state) << ' '
           << adjacency.neighbour.name << ' ' << adjacency.reason << "\n";

@@ -125,6 +125,8 @@ class Simulation {
     std::uint64_t timer = 0;  ///< of those scheduled, the one that counts
     std::optional<TimePoint> timer_at;
     HostIndex index = kNoHost;
+    std::set<HostIndex> former;  ///< all that it ever had
+    std::uint64_t map = 0;
   };
   struct Happening {
     TimePoint at;
