@@ -203,7 +203,7 @@ void converge(const Arguments& arguments) {
   for (int i = 0; i < count; ++i) simulation.start(i);
   const auto report = [&](const char* what, TimePoint since) {
     const TimePoint last = simulation.run_until_quiet(seconds(2), seconds(120));
-    simulation.check_quiet();
+    simulation.check_quiet(1 + count / 20);
     std::printf("%s: %d hosts, %.1f ms simulated, %llu messages, %llu bytes, %.1f s real\n", what, count,
                 ms(last - since), static_cast<unsigned long long>(simulation.messages()),
                 static_cast<unsigned long long>(simulation.bytes()),

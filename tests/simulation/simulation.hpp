@@ -75,8 +75,8 @@ class Simulation {
   // --- checks. They throw a Violation.
   /// No frame can go in a circle: for every host, LID and mark, follow the tables as they are at this moment.
   void check_loops();
-  /// All that must hold when it is quiet.
-  void check_quiet();
+  /// All that must hold when it is quiet, of every n-th host towards all.
+  void check_quiet(int every = 1);
 
   // --- inspection
   [[nodiscard]] std::size_t hosts() const { return hosts_.size(); }
@@ -125,6 +125,7 @@ class Simulation {
     std::uint64_t timer = 0;  ///< of those scheduled, the one that counts
     std::optional<TimePoint> timer_at;
     HostIndex index = kNoHost;
+    TimePoint index_since;
     std::set<HostIndex> former;  ///< all that it ever had
     std::uint64_t map = 0;
   };
