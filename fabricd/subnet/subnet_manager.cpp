@@ -39,6 +39,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <tuple>
 #include <utility>
 
 namespace fabric::daemon::subnet {
@@ -517,7 +518,8 @@ void SubnetManager::go_down() {
   view_.own.port.reset();
   view_.peer = {};
   view_.peer_sm.reset();
-  if (view_.state != SmState::not_active || view_.stage == Stage::stopped) become(SmState::discovering);
+  if (settings_.manage && (view_.state != SmState::not_active || view_.stage == Stage::stopped))
+    become(SmState::discovering);
   enter(Stage::down);
   ask({.attribute = SmAttribute::port_info, .modifier = settings_.port, .blocking = true});
 }
@@ -560,6 +562,7 @@ void SubnetManager::configure() {
   // An answer to an earlier poll must not overwrite what the ports say now.
   std::erase_if(requests_,
                 [](const auto& entry) { return entry.second.attribute == SmAttribute::port_info; });
+  std::tie(view_.planned_own_lid, view_.planned_peer_lid) = plan_lids();
   for (const Target target : {Target::own, Target::peer}) {
     const PortInfo planned = plan(target);
     planned_[index(target)] = layout(planned);

@@ -24,6 +24,7 @@ struct Settings {
   std::uint8_t priority = 8;
   std::map<Guid, Lid> base_lids;  ///< ring-wide agreement, by host GUID; may be empty or partial
   std::uint8_t lmc = 1;
+  bool manage = true;  ///< false: another program of this host manages the cable; only watch
   std::uint32_t first_tid = 1;
 };
 
@@ -105,6 +106,8 @@ struct View {
   TimePoint peer_seen{};           ///< last answer
   unsigned bring_up_requests = 0;  ///< SMP requests of the last bring-up, repetitions included
   Counters counters;
+
+  Lid planned_own_lid, planned_peer_lid;  ///< as master, from `configuring` on
 
   /// Both ports are Active and have LIDs: GMPs and connections work.
   [[nodiscard]] bool active() const;
