@@ -29,7 +29,9 @@
 #include <boost/asio/steady_timer.hpp>
 #include <cerrno>
 #include <cstdio>
+#include <deque>
 #include <random>
+#include <tuple>
 #include <utility>
 
 #include "fabricd/subnet/subnet_manager.hpp"
@@ -217,24 +219,29 @@ class InfinibandCable final : public verbs::Cable {
   /// Runs `what` now, or after the event that is being dealt with.
   void carry_out(std::function<void()> what) {
     waiting_.push_back(std::move(what));
-    if (std::exchange(busy_, true)) return;
-    while (!waiting_.empty()) {
-      const auto next = std::move(waiting_.front());
-      waiting_.erase(waiting_.begin());
-      next();
+    if (busy_) return;
+    {
+      struct Turn {
+        bool& busy;
+        explicit Turn(bool& flag) : busy(flag) { busy = true; }
+        ~Turn() { busy = false; }
+      } const turn(busy_);
+      while (!waiting_.empty()) {
+        const auto next = std::move(waiting_.front());
+        waiting_.pop_front();
+        next();
+      }
     }
-    busy_ = false;
     tell_of_changes();
   }
 
-  /// A handler for Asio that does nothing once this object is closed or gone.
+  /// A handler for Asio that does nothing once `life` has ended: of this object, or of the open port.
   template <class Handler>
-  auto guarded(Handler handler) {
-    return
-        [this, alive = std::weak_ptr<const void>(alive_), handler](const boost::system::error_code& error) {
-          if (error || alive.expired()) return;
-          carry_out(handler);
-        };
+  auto guarded(const std::shared_ptr<const void>& life, Handler handler) {
+    return [this, life = std::weak_ptr<const void>(life), handler](const boost::system::error_code& error) {
+      if (error || life.expired()) return;
+      carry_out(handler);
+    };
   }
 
   // --- opening and closing
@@ -256,12 +263,10 @@ class InfinibandCable final : public verbs::Cable {
       if (error.code().value() == EACCES || error.code().value() == EPERM || error.code().value() == ENODEV ||
           error.code().value() == ENOENT)
         reason_ += ". Load the kernel module ib_umad, and run as root.";
-      reopen_timer_.expires_after(kReopen);
-      reopen_timer_.async_wait(guarded([this] { open(); }));
-      return;
+      return open_later();
     }
     reason_ = settings_.manage ? "" : "Another program on this host is the subnet manager of this port.";
-    alive_ = std::make_shared<int>();
+    port_life_ = std::make_shared<int>();
     settings_.first_tid = random_number();
     manager_.emplace(settings_);
     handshake_.emplace(configuration_.identity);
@@ -271,15 +276,24 @@ class InfinibandCable final : public verbs::Cable {
     tell(subnet::Start{});
   }
 
+  void open_later() {
+    reopen_timer_.expires_after(kReopen);
+    reopen_timer_.async_wait(guarded(object_life_, [this] {
+      if (started_) open();
+    }));
+  }
+
   template <class Farewell>
   void close(Farewell farewell) {
     if (!mad_port_) return;
     farewell();
     tell(subnet::Stop{});
     device_.on_port_event(configuration_.device_port, {});
-    alive_.reset();
+    port_life_.reset();
     manager_timer_.cancel();
     handshake_timer_.cancel();
+    manager_due_.reset();
+    handshake_due_.reset();
     descriptor_.release();
     manager_.reset();
     handshake_.reset();
@@ -290,7 +304,8 @@ class InfinibandCable final : public verbs::Cable {
   // --- what comes in
 
   void listen() {
-    descriptor_.async_wait(asio::posix::stream_descriptor::wait_read, guarded([this] { read(); }));
+    descriptor_.async_wait(asio::posix::stream_descriptor::wait_read,
+                           guarded(port_life_, [this] { read(); }));
   }
 
   void read() {
@@ -303,11 +318,7 @@ class InfinibandCable final : public verbs::Cable {
     } catch (const verbs::VerbsError& error) {
       close([&] { tell(verbs::handshake::LinkLost{"event", "the adapter is gone"}); });
       reason_ = error.what();
-      reopen_timer_.expires_after(kReopen);
-      reopen_timer_.async_wait([this](const boost::system::error_code& failed) {
-        if (!failed) carry_out([this] { open(); });
-      });
-      return;
+      return open_later();
     }
     if (mad_port_) listen();
   }
@@ -364,8 +375,9 @@ class InfinibandCable final : public verbs::Cable {
     // As if nobody had answered: the core asks again, later.
     auto timer = std::make_shared<asio::steady_timer>(descriptor_.get_executor(), action.timeout);
     const auto tid = static_cast<std::uint32_t>(action.mad.tid());
-    timer->async_wait([timer, handler = guarded([this, tid] { tell(subnet::SendTimedOut{tid}); })](
-                          const boost::system::error_code& error) { handler(error); });
+    timer->async_wait([timer, handler = guarded(port_life_, [this, tid] {
+                                tell(subnet::SendTimedOut{tid});
+                              })](const boost::system::error_code& error) { handler(error); });
   }
 
   void perform(const subnet::Notice& notice) { last_notice_ = notice.text; }
@@ -472,7 +484,7 @@ class InfinibandCable final : public verbs::Cable {
     }
     timer.expires_at(std::chrono::steady_clock::time_point(
         std::chrono::duration_cast<std::chrono::steady_clock::duration>(due->time_since_epoch())));
-    timer.async_wait(guarded([this, &armed, expired] {
+    timer.async_wait(guarded(port_life_, [this, &armed, expired] {
       armed.reset();
       tell(expired);
     }));
@@ -627,12 +639,13 @@ class InfinibandCable final : public verbs::Cable {
   Callbacks callbacks_;
   subnet::Settings settings_;
 
+  const std::shared_ptr<const void> object_life_ = std::make_shared<int>();
   bool started_ = false;
   bool busy_ = false;
-  std::vector<std::function<void()>> waiting_;
+  std::deque<std::function<void()>> waiting_;
 
   // While the port is open.
-  std::shared_ptr<const void> alive_ = std::make_shared<int>();
+  std::shared_ptr<const void> port_life_;
   std::optional<verbs::MadPort> mad_port_;
   std::optional<subnet::SubnetManager> manager_;
   std::optional<verbs::handshake::Handshake> handshake_;
