@@ -275,6 +275,7 @@ int ibv_destroy_cq(ibv_cq* cq) {
     std::lock_guard lock(process.mutex);
     process.cqs[object.index].store(nullptr, std::memory_order_release);
   }
+  forget_events(cq->context);
   if (cq->channel != nullptr) {
     auto& channel = *reinterpret_cast<Channel*>(cq->channel);
     std::lock_guard lock(channel.mutex);

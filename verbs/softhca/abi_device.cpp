@@ -3,6 +3,9 @@
 #undef ibv_query_port
 
 #include <endian.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -133,26 +136,28 @@ Object* object_at(std::vector<std::atomic<Object*>>& table, std::uint64_t index,
     return object->ibv.context == context ? object : nullptr;
 }
 
-bool describe_event(ibv_context* context, const AsyncEvent& raised, ibv_async_event& event) {
+/// Fills `event`, and counts it as fetched; false if its object is gone.
+bool describe_event(ibv_context* context, const AsyncEvent& raised, ibv_async_event& event,
+                    bool fetch = true) {
   Process& process = Process::get();
   event.event_type = static_cast<ibv_event_type>(raised.type);
   std::lock_guard lock(process.mutex);
   switch (event.event_type) {
-    case IBV_EVENT_CQ_ERR:
-      if (auto* cq = object_at(process.cqs, raised.object, context)) {
-        event.element.cq = reinterpret_cast<ibv_cq*>(&cq->ibv);
-        ++cq->async_fetched;
-        return true;
-      }
-      return false;
+    case IBV_EVENT_CQ_ERR: {
+      auto* cq = object_at(process.cqs, raised.object, context);
+      if (cq == nullptr) return false;
+      event.element.cq = reinterpret_cast<ibv_cq*>(&cq->ibv);
+      cq->async_fetched += fetch ? 1 : 0;
+      return true;
+    }
     case IBV_EVENT_SRQ_ERR:
-    case IBV_EVENT_SRQ_LIMIT_REACHED:
-      if (auto* srq = object_at(process.srqs, raised.object, context)) {
-        event.element.srq = &srq->ibv;
-        ++srq->async_fetched;
-        return true;
-      }
-      return false;
+    case IBV_EVENT_SRQ_LIMIT_REACHED: {
+      auto* srq = object_at(process.srqs, raised.object, context);
+      if (srq == nullptr) return false;
+      event.element.srq = &srq->ibv;
+      srq->async_fetched += fetch ? 1 : 0;
+      return true;
+    }
     case IBV_EVENT_QP_FATAL:
     case IBV_EVENT_QP_REQ_ERR:
     case IBV_EVENT_QP_ACCESS_ERR:
@@ -160,14 +165,13 @@ bool describe_event(ibv_context* context, const AsyncEvent& raised, ibv_async_ev
     case IBV_EVENT_SQ_DRAINED:
     case IBV_EVENT_PATH_MIG:
     case IBV_EVENT_PATH_MIG_ERR:
-    case IBV_EVENT_QP_LAST_WQE_REACHED:
-      if (auto* qp = object_at(process.qps, qp_index(static_cast<std::uint32_t>(raised.object)), context);
-          qp != nullptr && qp->number() == raised.object) {
-        event.element.qp = &qp->ibv.qp_base;
-        ++qp->async_fetched;
-        return true;
-      }
-      return false;
+    case IBV_EVENT_QP_LAST_WQE_REACHED: {
+      auto* qp = object_at(process.qps, qp_index(static_cast<std::uint32_t>(raised.object)), context);
+      if (qp == nullptr || qp->number() != raised.object) return false;
+      event.element.qp = &qp->ibv.qp_base;
+      qp->async_fetched += fetch ? 1 : 0;
+      return true;
+    }
     default:
       event.element.port_num = static_cast<int>(raised.port);
       return true;
@@ -175,6 +179,22 @@ bool describe_event(ibv_context* context, const AsyncEvent& raised, ibv_async_ev
 }
 
 }  // namespace
+
+bool discard_stale_events(Context& context) {
+  const int descriptor = context.verbs.context.async_fd;
+  AsyncEvent raised;
+  ibv_async_event event;
+  for (;;) {
+    const ssize_t got = recv(descriptor, &raised, sizeof raised, MSG_PEEK | MSG_DONTWAIT);
+    if (got != sizeof raised) {
+      if (got >= 0) errno = EIO;
+      return false;
+    }
+    if (describe_event(&context.verbs.context, raised, event, false)) return true;
+    if (recv(descriptor, &raised, sizeof raised, MSG_DONTWAIT) < 0) return false;
+  }
+}
+
 }  // namespace fabric::softhca
 
 using namespace fabric::softhca;
@@ -351,15 +371,31 @@ int ibv_read_sysfs_file(const char* directory, const char* file, char* buffer, s
 
 int ibv_get_async_event(ibv_context* context, ibv_async_event* event) {
   PASS_ON(ibv_get_async_event, context, event);
+  Context& object = context_of(context);
   for (;;) {
-    AsyncEvent raised;
-    errno = 0;
-    const int error = Session::read_event(context->async_fd, raised);
-    if (error != 0) {
-      if (errno != EINTR) errno = error;
+    {
+      std::lock_guard lock(object.events);
+      if (discard_stale_events(object)) {
+        AsyncEvent raised;
+        if (recv(context->async_fd, &raised, sizeof raised, MSG_DONTWAIT) != sizeof raised) {
+          errno = EIO;
+          return -1;
+        }
+        if (!describe_event(context, raised, *event)) continue;
+        discard_stale_events(object);
+        return 0;
+      }
+      if (errno != EAGAIN) {
+        errno = EIO;  // the hardware is gone
+        return -1;
+      }
+    }
+    if ((fcntl(context->async_fd, F_GETFL) & O_NONBLOCK) != 0) {
+      errno = EAGAIN;
       return -1;
     }
-    if (describe_event(context, raised, *event)) return 0;
+    pollfd readable{context->async_fd, POLLIN, 0};
+    if (poll(&readable, 1, -1) < 0) return -1;
   }
 }
 

@@ -355,6 +355,7 @@ int ibv_destroy_qp(ibv_qp* qp) {
     std::lock_guard lock(process.mutex);
     process.qps[object.index].store(nullptr, std::memory_order_release);
   }
+  forget_events(qp->context);
   pthread_mutex_lock(&qp->mutex);
   while (qp->events_completed != object.async_fetched) pthread_cond_wait(&qp->cond, &qp->mutex);
   pthread_mutex_unlock(&qp->mutex);
@@ -454,6 +455,7 @@ int ibv_destroy_srq(ibv_srq* srq) {
     std::lock_guard lock(process.mutex);
     process.srqs[object.index].store(nullptr, std::memory_order_release);
   }
+  forget_events(srq->context);
   pthread_mutex_lock(&srq->mutex);
   while (srq->events_completed != object.async_fetched) pthread_cond_wait(&srq->cond, &srq->mutex);
   pthread_mutex_unlock(&srq->mutex);

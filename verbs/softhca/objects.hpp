@@ -30,6 +30,7 @@ struct Device {
 struct Context {
   verbs_context verbs{};
   const HcaDescription* hca = nullptr;
+  std::mutex events;  ///< readers of asynchronous events
   [[nodiscard]] SharedPort* port(unsigned number) const {
     if (number == 0 || number > hca->ports.size()) return nullptr;
     return &Process::get().lab.port(hca->ports[number - 1]);
@@ -191,6 +192,16 @@ struct QueuePair {
 };
 inline QueuePair& object_of(ibv_qp* qp) {
   return *reinterpret_cast<QueuePair*>(qp);
+}
+
+/// Under Context::events: drops events of objects that do not exist any more from the front of the queue, so
+/// that a readable descriptor means an event that can be had. True if there is one; errno otherwise.
+bool discard_stale_events(Context& context);
+
+/// After an object has gone: its events are not to be seen any more.
+inline void forget_events(ibv_context* context) {
+  std::lock_guard lock(context_of(context).events);
+  discard_stale_events(context_of(context));
 }
 
 /// Functions of the operations tables, defined with their objects.
