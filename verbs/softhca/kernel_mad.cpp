@@ -191,6 +191,7 @@ void KernelMad::send(TimePoint now, UmadId user, std::span<const std::uint8_t> m
     const auto [entry, is_new] =
         agent->pending.try_emplace(transaction, Pending{packet, header, timeout, header.retries, 0});
     if (!is_new) return;  // the kernel refuses a second one with the same id
+    agent->reassemblies.erase({transaction, packet.dlid});  // of an earlier request with this id
     entry->second.timer = set_timer(now + timeout, TimerKind::pending, *agent, transaction);
   }
   model_.transmit(now, agent->port, std::move(packet));
