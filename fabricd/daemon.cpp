@@ -53,7 +53,7 @@ class Daemon {
         signals_(io_, SIGTERM, SIGINT),
         answers_(io_, events_),
         server_(io_, options.socket, [this](Request request, ControlServer::Lines& lines) {
-          return answers_.answer(request, lines);
+          return answers_.answer(std::move(request), lines);
         }) {}
 
   void run() {

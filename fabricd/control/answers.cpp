@@ -126,7 +126,7 @@ Host& Answers::host() const {
   return **host_;
 }
 
-asio::awaitable<json::object> Answers::answer(const Request& request, ControlServer::Lines& lines) {
+asio::awaitable<json::object> Answers::answer(Request request, ControlServer::Lines& lines) {
   const std::string& object = request.object;
   if (std::find(kObjects.begin(), kObjects.end(), object) == kObjects.end()) {
     throw RequestError(

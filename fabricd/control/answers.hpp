@@ -28,7 +28,7 @@ class Answers {
   void wake_monitors() { news_.cancel(); }
 
   /// The last line of the answer; the ones before go to `lines`. Throws RequestError.
-  boost::asio::awaitable<boost::json::object> answer(const Request& request, ControlServer::Lines& lines);
+  boost::asio::awaitable<boost::json::object> answer(Request request, ControlServer::Lines& lines);
 
  private:
   /// The host, or a RequestError where there is none yet.
