@@ -6,7 +6,10 @@
 #include <endian.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cstring>
+#include <system_error>
+#include <vector>
 
 #include "verbs/softhca/objects.hpp"
 #include "verbs/softhca/real_library.hpp"
@@ -32,6 +35,41 @@ void quiesce(Process& process) {
     while (owner != 0 && qp.lock.owner() == owner && std::chrono::steady_clock::now() < deadline)
       sched_yield();
   }
+}
+
+/// Under Process::mutex. The memory is registered all the same where it cannot be shared.
+PageRange share_pages(Process& process, std::uint64_t address, std::uint64_t length) {
+  const bool first = process.memory.descriptor() < 0;
+  const PageRange pages = process.memory.share(address, length);
+  if (first && process.memory.descriptor() >= 0) {
+    try {
+      process.session.publish(kMemoryFile, process.memory.descriptor());
+    } catch (const std::system_error&) {
+      return {};  // the hardware is gone
+    }
+  }
+  return pages;
+}
+
+/// Under Process::mutex: moves those pages of a region back that no other region has.
+void unshare_pages(Process& process, SharedMr& gone) {
+  PageRange rest{gone.shared_begin, gone.shared_end};
+  gone.shared_begin = gone.shared_end = 0;
+  if (rest.empty()) return;
+  std::vector<PageRange> others;
+  const std::uint32_t count = process.arena.header.mrs.load(std::memory_order_relaxed);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const SharedMr& mr = process.arena.mrs[i];
+    if (mr.shared_begin < rest.end && mr.shared_end > rest.begin)
+      others.push_back({mr.shared_begin, mr.shared_end});
+  }
+  std::sort(others.begin(), others.end(), [](PageRange a, PageRange b) { return a.begin < b.begin; });
+  for (const PageRange& other : others) {
+    if (other.begin > rest.begin) process.memory.unshare({rest.begin, other.begin});
+    rest.begin = std::max(rest.begin, other.end);
+    if (rest.empty()) return;
+  }
+  process.memory.unshare(rest);
 }
 
 ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, unsigned access) {
@@ -67,8 +105,11 @@ ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint
   shared.iova = iova;
   shared.length = length;
   shared.address = reinterpret_cast<std::uint64_t>(address);
-  shared.region = kNone;
+  const PageRange pages = share_pages(process, shared.address, length);
+  shared.shared_begin = pages.begin;
+  shared.shared_end = pages.end;
   shared.is_window = 0;
+  if (process.arena.header.mrs < *index + 1) process.arena.header.mrs = *index + 1;
   const std::uint32_t key = memory_key(process.seat, *index, ++shared.variant);
   shared.key.store(key, std::memory_order_release);
   object_of(pd).users.fetch_add(1);
@@ -137,6 +178,7 @@ int ibv_dereg_mr(ibv_mr* mr) {
   reinterpret_cast<ProtectionDomain*>(mr->pd)->users.fetch_sub(1);
   {
     std::lock_guard lock(process.mutex);
+    unshare_pages(process, process.arena.mrs[object->index]);
     process.mr_numbers.give(object->index);
   }
   delete object;

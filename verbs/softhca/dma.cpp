@@ -1,12 +1,17 @@
 #include "verbs/softhca/dma.hpp"
 
+#include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
+
+#include "verbs/softhca/session.hpp"
 
 namespace fabric::softhca {
 namespace {
@@ -19,9 +24,59 @@ void complain_once(std::uint32_t pid, int error) {
 
 }  // namespace
 
-void* Dma::reach(std::uint32_t seat, const SharedMr&, std::uint64_t address, std::size_t&) {
+void* Dma::reach(std::uint32_t seat, const SharedMr& mr, std::uint64_t address, std::size_t& length) {
   if (seat == own_seat_) return reinterpret_cast<void*>(address);
-  return nullptr;
+  if (address < mr.shared_begin) {
+    length = std::min<std::uint64_t>(length, mr.shared_begin - address);
+    return nullptr;
+  }
+  if (address >= mr.shared_end) return nullptr;
+  const std::uint64_t offset = address & (kWindow - 1);
+  length = std::min({std::uint64_t{length}, mr.shared_end - address, kWindow - offset});
+  const ClientId client = lab_.seat(seat).client.load(std::memory_order_relaxed);
+  const PeerMemory* peer = peers_[seat].load(std::memory_order_acquire);
+  std::byte* window = peer != nullptr && peer->client == client
+                          ? peer->windows[address >> kWindowBits].load(std::memory_order_acquire)
+                          : nullptr;
+  if (window == nullptr) window = map_window(seat, client, address >> kWindowBits);
+  return window == nullptr ? nullptr : window + offset;
+}
+
+std::byte* Dma::map_window(std::uint32_t seat, ClientId client, std::uint64_t number) {
+  std::lock_guard lock(mutex_);
+  PeerMemory* peer = peers_[seat].load(std::memory_order_relaxed);
+  if (peer == nullptr || peer->client != client) {
+    if (peer != nullptr) forget(peer);
+    peer = new PeerMemory;
+    peer->client = client;
+    try {
+      peer->descriptor = session_.import(client, kMemoryFile);
+    } catch (const std::system_error&) {
+      peer->descriptor = -1;
+    }
+    peers_[seat].store(peer, std::memory_order_release);
+  }
+  if (peer->descriptor < 0) return nullptr;
+  if (std::byte* known = peer->windows[number].load(std::memory_order_relaxed)) return known;
+  void* mapped = mmap(nullptr, kWindow, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, peer->descriptor,
+                      static_cast<off_t>(number << kWindowBits));
+  if (mapped == MAP_FAILED) return nullptr;
+  madvise(mapped, kWindow, MADV_DONTDUMP);
+  peer->windows[number].store(static_cast<std::byte*>(mapped), std::memory_order_release);
+  return static_cast<std::byte*>(mapped);
+}
+
+void Dma::forget(PeerMemory* peer) {
+  const auto now = std::chrono::steady_clock::now();
+  gone_.emplace_back(now, peer);
+  while (now - gone_.front().first > std::chrono::seconds(10)) {
+    PeerMemory* old = gone_.front().second;
+    for (const auto& window : old->windows)
+      if (std::byte* mapped = window.load(std::memory_order_relaxed)) munmap(mapped, kWindow);
+    if (old->descriptor >= 0) close(old->descriptor);
+    delete old;
+    gone_.erase(gone_.begin());
+  }
 }
 
 DmaResult Dma::copy(Direction direction, void* local, std::uint32_t seat, const SharedMr& mr,

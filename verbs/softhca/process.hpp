@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "verbs/softhca/engine.hpp"
+#include "verbs/softhca/registered_memory.hpp"
 #include "verbs/softhca/session.hpp"
 #include "verbs/softhca/verbs_memory.hpp"
 #include "verbs/softhca/wire.hpp"
@@ -64,6 +65,7 @@ class Process {
   /// Guards the allocators and tables below.
   std::mutex mutex;
   Numbers qp_numbers{kMaxQps}, cq_numbers{kMaxCqs}, srq_numbers{kMaxSrqs}, mr_numbers{kMaxMrs};
+  RegisteredMemory memory;
   RingSpace rings{kArenaRings, kArenaSize};
   std::uint32_t next_pd = 1, next_channel = 1;
   std::vector<std::atomic<QueuePair*>> qps{kMaxQps};

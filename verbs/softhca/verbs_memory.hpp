@@ -30,12 +30,13 @@ inline constexpr std::uint32_t kMaxQps = 1 << 14;  ///< per process, as the rest
 inline constexpr std::uint32_t kMaxMrs = 1 << 14;  ///< memory regions and windows
 inline constexpr std::uint32_t kMaxCqs = 1 << 13;
 inline constexpr std::uint32_t kMaxSrqs = 1 << 11;
-inline constexpr std::uint32_t kMaxRegions = 1 << 14;
 inline constexpr std::uint32_t kMaxSge = 16;
 inline constexpr std::uint32_t kMaxQpMulticast = 8;  ///< groups a QP can be attached to
 inline constexpr std::uint32_t kMaxAtomicResults = 16;
 inline constexpr std::uint32_t kNone = 0xFFFFFFFF;
 inline constexpr std::size_t kPage = 4096;
+/// Under this key each process publishes its memory file; completion channels have keys from 1 on.
+inline constexpr std::uint64_t kMemoryFile = 0;
 
 /// Mutual exclusion between processes; the word is the owner's seat. Waiting spins, then yields: what is
 /// done under these locks takes microseconds. An owner that died is replaced by reap().
@@ -132,17 +133,11 @@ struct alignas(64) SharedMr {
   std::uint64_t iova;    ///< address that work requests use
   std::uint64_t length;
   std::uint64_t address;  ///< where it is in the owner's address space
-  std::uint32_t region;   ///< index of the shared memory object that holds it, or kNone
+  /// The part of it, in the owner's address space, that lies on the owner's memory file
+  /// (registered_memory.hpp).
+  std::uint64_t shared_begin, shared_end;
   std::uint32_t is_window;
   std::uint32_t variant;  ///< counts the uses of this entry
-};
-
-/// A stretch of the owner's address space that lies on a shared memory object (dma.hpp). id differs for each.
-struct alignas(64) SharedRegion {
-  std::atomic<std::uint64_t> id;  ///< 0 none
-  std::uint64_t address, length;
-  std::uint32_t descriptor;  ///< of the memfd in its owner
-  std::uint32_t reserved;
 };
 
 struct MulticastMembership {
@@ -216,7 +211,6 @@ struct Arena {
   alignas(kPage) std::array<SharedCq, kMaxCqs> cqs;
   alignas(kPage) std::array<SharedSrq, kMaxSrqs> srqs;
   alignas(kPage) std::array<SharedMr, kMaxMrs> mrs;
-  alignas(kPage) std::array<SharedRegion, kMaxRegions> regions;
 };
 inline constexpr std::size_t kArenaSize = std::size_t{128} << 20;
 inline constexpr std::size_t kArenaRings = (sizeof(Arena) + kPage - 1) / kPage * kPage;  ///< first ring byte

@@ -76,7 +76,7 @@ ibv_grh make_grh(const SharedPort& from, const Message& message) {
 }  // namespace
 
 Wire::Wire(Lab lab, Session& session, std::uint32_t seat)
-    : lab_(lab), session_(session), seat_(seat), dma_(lab, seat) {}
+    : lab_(lab), session_(session), seat_(seat), dma_(lab, session, seat) {}
 
 // ---- The path ----
 
