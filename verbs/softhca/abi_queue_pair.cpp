@@ -46,7 +46,12 @@ int QueuePair::post_receive(ibv_recv_wr* wr, ibv_recv_wr** bad) {
     return EINVAL;
   }
   ReceiveQueue queue(process->lab.arena_bytes(process->seat), shared->receive);
-  const int error = post_receives(posting, queue, shared->receive, wr, bad, [&] { return queue.size(); });
+  // A request that has completed leaves the ring a moment after its completion can be polled.
+  const auto waiting = [&] {
+    const std::uint32_t leaving = shared->journal.busy.load(std::memory_order_acquire);
+    return queue.size() - leaving;
+  };
+  const int error = post_receives(posting, queue, shared->receive, wr, bad, waiting);
   if (state() == IBV_QPS_ERR) {
     shared->lock.lock(process->seat);
     const FlushOutcome outcome =

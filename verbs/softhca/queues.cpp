@@ -31,8 +31,8 @@ std::size_t ReceiveQueue::lay_out(ReceiveRing& ring, std::uint32_t max_wr, std::
 }
 
 void ReceiveQueue::put_back(const ReceiveWqe& wqe) {
-  --ring_.head;
-  std::memcpy(static_cast<void*>(&slot(ring_.head)), &wqe, wqe_bytes(wqe.sge_count));
+  ring_.head.store(head() - 1, std::memory_order_release);
+  std::memcpy(static_cast<void*>(&slot(head())), &wqe, wqe_bytes(wqe.sge_count));
 }
 
 // ---- Completion queues ----

@@ -32,16 +32,17 @@ class ReceiveQueue {
   }
   /// Under the lock: the oldest request, which stays where it is; nullptr if there is none.
   [[nodiscard]] const ReceiveWqe* front() const {
-    return ring_.tail.load(std::memory_order_seq_cst) == ring_.head ? nullptr : &slot(ring_.head);
+    return ring_.tail.load(std::memory_order_seq_cst) == head() ? nullptr : &slot(head());
   }
   /// Under the lock: removes the oldest.
-  void pop() { ++ring_.head; }
+  void pop() { ring_.head.store(head() + 1, std::memory_order_release); }
   /// Under the lock: makes `wqe` the oldest again.
   void put_back(const ReceiveWqe& wqe);
   /// Under the lock: forgets all requests.
-  void clear() { ring_.head = ring_.tail.load(std::memory_order_acquire); }
+  void clear() { ring_.head.store(ring_.tail.load(std::memory_order_acquire), std::memory_order_release); }
 
  private:
+  [[nodiscard]] std::uint32_t head() const { return ring_.head.load(std::memory_order_acquire); }
   [[nodiscard]] ReceiveWqe& slot(std::uint32_t number) const {
     return *reinterpret_cast<ReceiveWqe*>(arena_ + ring_.offset +
                                           std::size_t{ring_.stride} * (number & (ring_.slots - 1)));

@@ -80,7 +80,7 @@ struct ReceiveRing {
   std::uint32_t stride;  ///< bytes per slot
   std::uint32_t slots;   ///< a power of two
   std::uint32_t max_wr, max_sge;
-  std::uint32_t head;
+  std::atomic<std::uint32_t> head;  ///< written under the lock
   std::uint32_t reserved;
   alignas(64) std::atomic<std::uint32_t> tail;
 };
