@@ -46,6 +46,7 @@ class Ping:
         self.process.send_signal(signal.SIGINT)
         self.reader.join()
         self.process.wait(timeout=10)
+        self.process.stdout.close()
         sent = int(re.search(r"(\d+) packets transmitted", self.summary)[1])
         return sent, sent - len(set(self.answered))
 
@@ -92,6 +93,8 @@ class Stream:
             process.wait()
         for thread in self.threads:
             thread.join()
+        for pipe in (self.sender.stdin, self.sender.stdout, self.receiver.stdout):
+            pipe.close()
 
 
 class Faults(unittest.TestCase):

@@ -11,6 +11,7 @@ repeated or swapped without changing the hash. Datagrams go in windows that the 
 missing then was lost on the way, not in a full socket buffer.
 """
 
+import errno
 import hashlib
 import json
 import random
@@ -18,6 +19,7 @@ import select
 import socket
 import struct
 import sys
+import time
 
 BLOCK = 1 << 20
 WINDOW = 32  # datagrams; of 64 KiB they fill 2 MiB of the receiver's buffer
@@ -53,9 +55,21 @@ def receive_files(port):
         connection.close()
 
 
+def connect(host, port):
+    """A host that is cut off from the other says so at once: tried again for half a minute."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection((host, port))
+        except OSError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.ENETUNREACH) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def send_one(host, port, size, seed):
     digest = hashlib.sha256()
-    with socket.create_connection((host, port)) as connection:
+    with connect(host, port) as connection:
         for block in blocks(size, seed):
             connection.sendall(block)
             digest.update(block)
