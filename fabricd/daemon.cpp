@@ -91,9 +91,12 @@ class Daemon {
   void begin_state() {
     const auto warn = [this](const StateError& error) {
       record(EventLevel::warning, "state-problem", fmt::format("{}; going on without", error.what()), {});
-      // The number of this start must differ from the last one all the same.
-      state_.starts = static_cast<std::uint32_t>(std::chrono::system_clock::now().time_since_epoch() /
-                                                 std::chrono::milliseconds(1));
+      // The number of this start must be above that of the last one all the same: quarters of a second since
+      // 2020, which 32 bits hold for 34 years.
+      using Quarters = std::chrono::duration<std::uint64_t, std::ratio<1, 4>>;
+      const auto since_2020 =
+          std::chrono::system_clock::now() - std::chrono::sys_days(std::chrono::year(2020) / 1 / 1);
+      state_.starts = static_cast<std::uint32_t>(std::chrono::duration_cast<Quarters>(since_2020).count());
     };
     try {
       state_ = directory_.load();

@@ -31,7 +31,9 @@ namespace fabric::daemon {
 namespace {
 
 constexpr std::uint16_t kNeighbourProtocol = 1;  ///< version of what neighbours say to each other
-constexpr std::size_t kMostEarly = 64;           ///< messages kept of a neighbour that was up before this end
+constexpr std::chrono::milliseconds kFailoverLimit{
+    100};                               ///< after a fault: new ways are in force, or were already
+constexpr std::size_t kMostEarly = 64;  ///< messages kept of a neighbour that was up before this end
 
 TimePoint now() {
   return TimePoint(std::chrono::steady_clock::now().time_since_epoch());
@@ -271,16 +273,21 @@ void Host::cable_down(Port& port, const std::string& detector, const std::string
   port.early.clear();
   if (!std::exchange(port.connected, false) || closing_) return;
   port.since = detected_at;
-  port.last_detector = detector;
-  port.last_reason = reason;
-  last_failover_ = Failover{detected_at, port.index, detector, reason, now() - detected, {}};
-  failover_began_ = detected;
-  record_(EventLevel::warning, "cable-down",
+  const Duration detached = now() - detected;
+  const bool fault =
+      detector != "local";  // else this end began anew on purpose: agreed LIDs, a neighbour's restart
+  if (fault) {
+    port.last_detector = detector;
+    port.last_reason = reason;
+    last_failover_ = Failover{detected_at, port.index, detector, reason, detached, {}};
+    failover_began_ = detected;
+  }
+  record_(fault ? EventLevel::warning : EventLevel::info, "cable-down",
           fmt::format("{} has lost its connection ({}): {}", port.name, detector, reason),
           {{"port", port.index.value() + 1},
            {"detector", detector},
            {"reason", reason},
-           {"detached_us", microseconds(last_failover_->detached)}});
+           {"detached_us", microseconds(detached)}});
   feed(routing::CableDown{port.index, reason});
 }
 
@@ -329,8 +336,11 @@ void Host::perform(const routing::LidsAgreed& action) {
 
 void Host::perform(const routing::Publish& action) {
   forwarder_->publish(action.state);
-  if (failover_began_) {
-    last_failover_->published = now() - *std::exchange(failover_began_, std::nullopt);
+  const auto began = std::exchange(failover_began_, std::nullopt);
+  // What is published long after a fault has another cause: traffic did not use that cable, or others knew
+  // first.
+  if (began && now() - *began < kFailoverLimit) {
+    last_failover_->published = now() - *began;
     record_(EventLevel::info, "rerouted",
             fmt::format("new ways are in force {} us after {} was found dead ({})",
                         microseconds(last_failover_->published), ports_[last_failover_->port.value()]->name,

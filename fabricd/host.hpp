@@ -34,7 +34,7 @@ struct Failover {
   std::string detector;                   ///< "event", "completion", "heartbeat", "peer", "local"
   std::string reason;                     ///< a sentence
   std::chrono::nanoseconds detached{0};   ///< detection to the data path having let go and resent
-  std::chrono::nanoseconds published{0};  ///< detection to new ways in force; 0 while there are none yet
+  std::chrono::nanoseconds published{0};  ///< detection to new ways in force; 0: none were needed
 };
 
 class Host {

@@ -40,6 +40,11 @@ std::uint32_t cost_of(std::uint64_t rate) {
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(kReferenceRate / rate, 1, kMaxCost));
 }
 
+/// As people count the ports of a host.
+std::string number_of(PortIndex port) {
+  return "port " + std::to_string(port.value() + 1);
+}
+
 std::string milliseconds(Duration duration) {
   return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()) + " ms";
 }
@@ -182,7 +187,7 @@ class Node::Implementation {
     if (adjacency.connected()) lose(adjacency, "connected anew");
     if (event.neighbour.host == settings_.guid) {
       notice(Notice::Level::error, "self",
-             "port " + std::to_string(event.port.value()) +
+             number_of(event.port) +
                  " is joined to a host with this host's GUID: a cable to itself, or a duplicate GUID");
       return;
     }
@@ -256,8 +261,7 @@ class Node::Implementation {
                           static_cast<std::uint32_t>(view.rate / kBitsPerMega)},
                          TimePoint::max()};
     advertise_due_ = true;
-    notice(Notice::Level::info, "adjacency-full",
-           "port " + std::to_string(view.port.value()) + ": " + view.neighbour.name);
+    notice(Notice::Level::info, "adjacency-full", number_of(view.port) + ": " + view.neighbour.name);
   }
 
   void lose(Adjacency& adjacency, const std::string& reason) {
@@ -270,8 +274,7 @@ class Node::Implementation {
       advertise_due_ = true;
     }
     notice(Notice::Level::warning, "adjacency-down",
-           "port " + std::to_string(adjacency.view().port.value()) + ": " + adjacency.view().neighbour.name +
-               ": " + reason);
+           number_of(adjacency.view().port) + ": " + adjacency.view().neighbour.name + ": " + reason);
   }
 
   void reset(Adjacency& adjacency, const std::string& reason) {

@@ -60,6 +60,8 @@ TEST(Units, AreHumane) {
   EXPECT_EQ(show_age(0.4), "now");
   EXPECT_EQ(show_age(192), "3 min 12 s");
   EXPECT_EQ(show_age(2 * 86400 + 3 * 3600), "2 d 3 h");
+  EXPECT_EQ(show_ago(0.4), "just now");
+  EXPECT_EQ(show_ago(12), "12 s ago");
   EXPECT_EQ(show_count(1, "hop"), "1 hop");
   EXPECT_EQ(show_count(2, "hop"), "2 hops");
 }
@@ -120,6 +122,17 @@ TEST(Views, PathShowsTheWayInUseFirst) {
             "  h4 port 2 -> h3 port 1\n"
             "h1 to h3, cut: way 0, LID 6, 1 hop, cost 30, 100 Gbit/s\n"
             "  h1 port 1 -> h2 port 2  down\n");
+}
+
+TEST(Views, AWayThatIsTheOnlyOneIsShownOnce) {
+  EXPECT_EQ(view(view_path, R"({"schema":1,"from":"h1","to":"h2","reachable":true,"ways":[
+    {"way":0,"chosen":true,"whole":true,"lid":4,"cost":10,"rate":100000000000,"hops":[
+      {"from":"h1","out":1,"to":"h2","in":2,"cost":10,"rate":100000000000,"up":true}]},
+    {"way":1,"chosen":true,"whole":true,"lid":5,"cost":10,"rate":100000000000,"hops":[
+      {"from":"h1","out":1,"to":"h2","in":2,"cost":10,"rate":100000000000,"up":true}]}]})"),
+            "h1 to h2, in use: way 0, LID 4, 1 hop, cost 10, 100 Gbit/s\n"
+            "  h1 port 1 -> h2 port 2\n"
+            "there is no other way\n");
 }
 
 TEST(Views, AnswersWithoutTheirMembersAreShownAllTheSame) {

@@ -27,6 +27,10 @@ std::string show_age(double seconds) {
   return fmt::format("{} d {} h", whole / 86400, whole / 3600 % 24);
 }
 
+std::string show_ago(double seconds) {
+  return seconds < 1 ? "just now" : show_age(seconds) + " ago";
+}
+
 std::string show_count(std::uint64_t number, const std::string& what) {
   return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s");
 }

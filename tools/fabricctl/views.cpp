@@ -85,6 +85,15 @@ Colour colour_of_level(const std::string& level) {
   return Colour::plain;
 }
 
+std::string fault_text(const json::object& failover) {
+  const double published = number_of(failover, "published_us");
+  return fmt::format(
+      "{}, port {}, found by {}: {}; let go after {}, {}", show_ago(number_of(failover, "seconds_ago")),
+      port_of(failover, "port"), text_of(failover, "detector"), text_of(failover, "reason"),
+      show_microseconds(number_of(failover, "detached_us")),
+      published > 0 ? "new ways after " + show_microseconds(published) : "no new ways were needed");
+}
+
 }  // namespace
 
 std::string view_status(const json::object& answer, bool coloured) {
@@ -119,14 +128,7 @@ std::string view_status(const json::object& answer, bool coloured) {
                      flag_of(answer, "settled") ? "settled" : "not settled",
                      text_of(answer, "assigner").empty() ? "nobody yet" : text_of(answer, "assigner")));
     const json::object& failover = object_of(answer, "failover");
-    line("last fault",
-         failover.empty()
-             ? "none"
-             : fmt::format("{} ago on port {}, found by {}: {}; let go after {}, new ways after {}",
-                           show_age(number_of(failover, "seconds_ago")), port_of(failover, "port"),
-                           text_of(failover, "detector"), text_of(failover, "reason"),
-                           show_microseconds(number_of(failover, "detached_us")),
-                           show_microseconds(number_of(failover, "published_us"))));
+    line("last fault", failover.empty() ? "none" : fault_text(failover));
   }
   line("fabricd",
        fmt::format("{}, up for {}", text_of(answer, "version"), show_age(number_of(answer, "uptime_s"))));
@@ -255,9 +257,12 @@ std::string view_path(const json::object& answer, bool coloured) {
   const json::array& ways = array_of(answer, "ways");
   if (ways.empty()) return fmt::format("{} to {}: no way is known\n", from, to);
   std::string out;
+  // A host that one cable alone leads to has the same way twice.
+  const bool single = ways.size() == 2 && ways[0].at("hops") == ways[1].at("hops");
   for (const bool chosen : {true, false}) {
     for (const auto& value : ways) {
       const json::object& way = value.as_object();
+      if (single && &value != &ways.front()) continue;
       if (flag_of(way, "chosen") != chosen) continue;
       const bool whole = flag_of(way, "whole");
       out += fmt::format("{} to {}, {}: way {}, LID {}, {}, cost {}, {}\n",
@@ -276,6 +281,7 @@ std::string view_path(const json::object& answer, bool coloured) {
       }
     }
   }
+  if (single) out += "there is no other way\n";
   return out;
 }
 
