@@ -32,7 +32,8 @@
 // Specification: InfiniBand Architecture, volume 1: 14.2.5 (attributes), 14.4 (states of a subnet manager,
 // table of control packets), 7.2.7 (link states). Departures: a STANDBY does not take over by missed polls
 // alone, as said above; a MASTER that finds another MASTER that wins steps down by itself instead of waiting
-// for its HANDOVER; SM_Key and M_Key are 0 (an M_Key found on a port is used, and removed).
+// for its HANDOVER; there is no M_Key (one that is found on a port is used, and removed); the SM_Key is 1,
+// without which OpenSM, whose default that is, does not take part in an election.
 //
 // Threading: none. A value; see style of handle() and next_timer().
 #include "fabricd/subnet/subnet_manager.hpp"
@@ -84,6 +85,8 @@ constexpr std::uint8_t kSubnetTimeout = 18;
 constexpr std::uint32_t kCapabilityClientReregister = 1U << 25;
 constexpr std::uint16_t kDefaultPkey = 0xFFFF;
 constexpr std::uint16_t kFullMember = 0x8000;
+
+constexpr std::uint64_t kSmKey = 1;
 
 constexpr std::uint16_t kProvisionalFirst = 0xB000;
 constexpr std::uint16_t kProvisionalCount = 0x1000;
@@ -528,7 +531,8 @@ void SubnetManager::sweep(bool elect) {
   const bool link_just_found = view_.stage == Stage::down && view_.own.port;
   requests_.clear();
   ++view_.counters.sweeps;
-  view_.bring_up_requests = link_just_found ? 1 : 0;
+  bringing_up_ = link_just_found;
+  sweep_requests_ = link_just_found ? 1 : 0;
   if (elect && view_.state != SmState::not_active) become(SmState::discovering);
   enter(Stage::discovering);
   if (!link_just_found)
@@ -599,6 +603,7 @@ void SubnetManager::settle() {
     if (view_.own.port->state() != PortState::active || view_.peer.port->state() != PortState::active)
       return back_off("a port does not become Active");
   }
+  if (std::exchange(bringing_up_, false)) view_.bring_up_requests = sweep_requests_;
   enter(Stage::settled);
   polls_ = 0;
   take_inventory();
@@ -774,6 +779,7 @@ bool SubnetManager::peer_wins() const {
 SmInfo SubnetManager::own_sm_info() const {
   SmInfo info;
   if (view_.own.node) info.set_guid(view_.own.node->port_guid());
+  info.set_sm_key(kSmKey);
   info.set_priority_and_state(settings_.priority, view_.state);
   info.set_activity(static_cast<std::uint32_t>(view_.counters.requests));
   return info;
@@ -794,7 +800,7 @@ void SubnetManager::ask(Request request) {
   const auto timeout =
       std::min<std::chrono::milliseconds>(kFirstTimeout * (1 << request.attempt), kLongestTimeout);
   ++view_.counters.requests;
-  if (request.blocking) ++view_.bring_up_requests;
+  if (request.blocking) ++sweep_requests_;
   requests_.emplace(tid, std::move(request));
   actions_.emplace_back(SendMad{mad, {.lid = verbs::kPermissiveLid, .qpn = Qpn{0}}, timeout});
 }

@@ -226,6 +226,8 @@ class SubnetManager {
   TimePoint handover_until_{};  ///< no second HANDOVER before
   bool reregister_ = false;     ///< clients have to tell the administrator again
   unsigned polls_ = 0;
+  bool bringing_up_ = false;
+  unsigned sweep_requests_ = 0;  ///< since the present sweep began
 };
 
 }  // namespace fabric::daemon::subnet
