@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,6 +29,7 @@ constexpr unsigned kSendBatch = 32;        ///< work requests in one chain
 constexpr unsigned kSignalEvery = 16;      ///< and the last of each chain
 constexpr unsigned kTunBatch = 32;         ///< packets in a round
 constexpr unsigned kTunRest = 4;           ///< rounds without a look at a TUN device that was empty
+constexpr int kPriority = -10;             ///< nice value
 constexpr unsigned kTrafficLanes = kMeasurementLane;
 constexpr unsigned kLanes = 16;
 /// A bucket of so many unreachable messages, filled at so many a second: enough for people and for every
@@ -176,6 +178,9 @@ std::optional<ibv_wc_status> DataThread::take_suspect(PortIndex port) {
 void DataThread::run() {
   pthread_setname_np(pthread_self(), "forwarder");
   prctl(PR_SET_TIMERSLACK, 1);
+  // Before the programs whose packets it carries, as the kernel's own forwarding would be. Without the right to
+  // it goes on as it is.
+  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kPriority);
   TimePoint last_work = now();
   while (!stopping_) {
     bool busy = take_commands();
