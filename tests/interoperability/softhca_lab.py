@@ -79,14 +79,21 @@ class Lab:
         assert left == [], f"softhca left {left}"
 
     def environment(self, host):
+        # What a program keeps on the disk of its host, OpenSM's tables for one.
+        disk = os.path.join(self.directory.name, host, "")
+        os.makedirs(disk, exist_ok=True)
         return dict(os.environ, SOFTHCA_SOCKET=self.socket, SOFTHCA_HOST=host, LD_PRELOAD=self.preload,
-                    ASAN_OPTIONS="detect_leaks=0", OSM_TMP_DIR=self.directory.name + "/",
-                    OSM_CACHE_DIR=self.directory.name + "/")
+                    ASAN_OPTIONS="detect_leaks=0", OSM_TMP_DIR=disk, OSM_CACHE_DIR=disk)
 
     def status(self, host, *command):
         """Runs a program on a host to its end; its exit status."""
         return subprocess.run(command, env=self.environment(host), stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, timeout=DEADLINE, check=False).returncode
+
+    def attempt(self, host, *command):
+        """Runs a program on a host to its end, however it ends; its standard output."""
+        return subprocess.run(command, env=self.environment(host), stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True, timeout=DEADLINE, check=False).stdout
 
     def run(self, host, *command, status=0):
         """Runs a program that must succeed, or fail where status is 1; what it printed (where it must fail, on
@@ -134,11 +141,11 @@ class Lab:
                         return port
         raise AssertionError(f"no port {end}")
 
-    def opensm(self, host, port):
+    def opensm(self, host, port, *options):
         """Starts OpenSM on a port and waits until the cable is Active at both ends."""
         end = f"h{host}/{port}"
         log = os.path.join(self.directory.name, f"opensm-{host}-{port}.log")
-        process = self.start(f"h{host}", "opensm", "-g", hex(port_guid(host, port)), "-f", log)
+        process = self.start(f"h{host}", "opensm", "-g", hex(port_guid(host, port)), "-f", log, *options)
         peer = self.port(end)["peer"]
         wait_for(lambda: self.port(end)["state"] == "Active" and self.port(peer)["state"] == "Active",
                  f"opensm makes {end} Active")

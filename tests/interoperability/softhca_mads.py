@@ -44,6 +44,17 @@ class WithoutManager(unittest.TestCase):
         self.assertEqual(self.lab.run("h2", "ibstat", "-l"), "softhca0\n")
         self.assertEqual(self.lab.run("h2", "ibstat", "-p"), "0x0014050000020001\n0x0014050000020002\n")
 
+    def test_ibstatus_and_sysfs(self):
+        text = self.lab.run("h1", "ibstatus", "softhca0:2")
+        for line in ("\tdefault gid:\t fe80:0000:0000:0000:0014:0500:0001:0002\n", "\tbase lid:\t 0x0\n",
+                     "\tstate:\t\t 2: INIT\n", "\tphys state:\t 5: LinkUp\n", "\trate:\t\t 100 Gb/sec (4X EDR)\n",
+                     "\tlink_layer:\t InfiniBand\n"):
+            self.assertIn(line, text)
+        self.assertEqual(self.lab.run("h1", "ibstatus").count("Infiniband device 'softhca0' port"), 2)
+        self.assertEqual(self.lab.run("h2", "ls", "/sys/class/infiniband"), "softhca0\n")
+        script = "cd /sys/class/infiniband/softhca0/ports && cat 1/state 2/state && cd 1 && cat phys_state"
+        self.assertEqual(self.lab.run("h2", "sh", "-c", script), "2: INIT\n1: DOWN\n5: LinkUp\n")
+
     def test_node_info_by_directed_route(self):
         own = fields(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodeinfo", "0"))
         self.assertEqual((own["NodeType"], own["NumPorts"], own["LocalPort"]), ("Channel Adapter", "2", "2"))
@@ -164,6 +175,11 @@ class WithOpenSM(unittest.TestCase):
         self.assertIn("2 nodes checked, 0 bad nodes found", self.lab.run("h2", "ibqueryerrors", "-P", "1"))
         self.assertIn("0000 00a0 0200 1405", self.lab.run("h1", "smpdump", "-P", "2", "-D", "0", "0x11"))
 
+    def test_perfquery_of_all_ports(self):
+        text = self.lab.run("h2", "perfquery", "-P", "1", "-a", "1")
+        self.assertEqual(fields(text)["PortSelect"], "255")
+        self.assertGreater(int(fields(text)["PortXmitPkts"]), 0)
+
     def test_ibping_and_ibsysstat(self):
         ping = "ibping", "-P", "1", "-c", "1", "-G", hex(port_guid(1, 2))
         self.assertIn("1 packets transmitted, 0 received", self.lab.run("h2", *ping))
@@ -182,6 +198,37 @@ class WithOpenSM(unittest.TestCase):
             text = self.lab.run("h2", "osmtest", "-f", *flow, "-g", guid, "-i", inventory)
             self.assertRegex(text, r'OSMTEST: TEST ".*" PASS\n', flow)
             self.assertNotIn("FAIL", text, flow)
+
+
+class SeveralManagers(unittest.TestCase):
+    """One OpenSM per cable, as a ring without a switch would need: three hosts, two subnets."""
+
+    def test_one_per_port(self):
+        with Lab(BUILD, hosts=3) as lab:
+            lab.opensm(1, 2)
+            lab.opensm(2, 2)
+            self.assertIn("sm guid 0x14050000010002", lab.run("h2", "sminfo", "-P", "1"))
+            self.assertIn("sm guid 0x14050000020002", lab.run("h3", "sminfo", "-P", "1"))
+            # The two are subnets apart, with the same LIDs.
+            self.assertEqual([lab.port(end)["lid"] for end in ("h1/2", "h2/1", "h2/2", "h3/1")], [1, 2, 1, 2])
+            self.assertEqual(lab.run("h2", "ibhosts", "-P", "1").count("Ca\t: "), 2)
+
+    def test_two_on_one_cable(self):
+        """The lower GUID becomes master, the other one standby, and takes over when the master is gone."""
+        with Lab(BUILD) as lab:
+            config = os.path.join(lab.directory.name, "opensm.conf")
+            with open(config, "w", encoding="utf-8") as file:
+                file.write("sminfo_polling_timeout 200\npolling_retry_number 2\n")
+            first = lab.opensm(1, 2)
+            lab.opensm(2, 1, "-F", config)
+
+            def state(host, port, route):
+                return lab.attempt(host, "sminfo", "-P", port, "-D", route)
+
+            wait_for(lambda: "SMINFO_STANDBY" in state("h1", "2", "0,2"), "h2 stands by")
+            self.assertIn("SMINFO_MASTER", state("h2", "1", "0,1"))
+            lab.stop(first)
+            wait_for(lambda: "SMINFO_MASTER" in state("h1", "2", "0,2"), "h2 takes over")
 
 
 class Faults(unittest.TestCase):
@@ -273,6 +320,17 @@ class Faults(unittest.TestCase):
         self.lab.run("h1", "ibportstate", "-P", "2", "-D", "0,2", "1", "disable")
         wait_for(lambda: self.lab.port("h2/1")["physical"] == "Disabled", "the port is disabled")
         self.assertEqual(self.states(), ("Down", "Down"))
+
+    def test_width_after_a_reset(self):
+        def ibportstate(*arguments):
+            return self.lab.run("h1", "ibportstate", "-P", "2", "-D", "0,2", "1", *arguments)
+
+        self.assertEqual(fields(ibportstate("width", "1"))["LinkWidthEnabled"], "1X")
+        self.assertEqual(fields(ibportstate("query"))["LinkWidthActive"], "4X")
+        ibportstate("reset")
+        info = wait_for(lambda: (found := fields(ibportstate("query")))["LinkWidthActive"] == "1X" and found,
+                        "the link is trained anew")
+        self.assertEqual((info["LinkState"], info["PhysLinkState"]), ("Initialize", "LinkUp"))
 
     def test_description(self):
         self.lab.control("describe", host="h2", text="a host in the corner")

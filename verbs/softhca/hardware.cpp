@@ -15,6 +15,7 @@
 #include "verbs/softhca/hardware.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -31,6 +32,8 @@
 #include <cstring>
 #include <ctime>
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -44,6 +47,7 @@
 #include "verbs/softhca/kernel_mad.hpp"
 #include "verbs/softhca/model.hpp"
 #include "verbs/softhca/protocol.hpp"
+#include "verbs/softhca/sysfs.hpp"
 #include "verbs/softhca/verbs_memory.hpp"
 
 namespace fabric::softhca {
@@ -101,21 +105,24 @@ sockaddr_un address_of(const std::string& path) {
   return address;
 }
 
-// Listens under a name of its own and moves that to `path`: who finds the path can connect at once. A socket
-// that nobody listens on any more is replaced.
-Descriptor listen_at(const std::string& path, int type) {
-  sockaddr_un address = address_of(path);
-  {
-    const Descriptor probe(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-    if (::connect(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
-      throw std::system_error(EADDRINUSE, std::generic_category(), path);
-    }
+// Nobody may take the place of a hardware process that is alive; a socket that nobody listens on is left
+// over.
+void expect_nobody_at(const std::string& path) {
+  const sockaddr_un address = address_of(path);
+  const Descriptor probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
+    throw std::system_error(EADDRINUSE, std::generic_category(), path);
   }
+}
+
+// Listens under a name of its own and moves that to `path`: who finds the path can connect at once.
+Descriptor listen_at(const std::string& path, int type) {
   const std::string temporary = path + "." + std::to_string(::getpid());
-  address = address_of(temporary);
+  const sockaddr_un address = address_of(temporary);
   Descriptor socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   ::unlink(temporary.c_str());
-  if (socket.get() < 0 || ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+  if (socket.get() < 0 ||
+      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       ::chmod(temporary.c_str(), 0666) != 0 || ::listen(socket.get(), 512) != 0 ||
       ::rename(temporary.c_str(), path.c_str()) != 0) {
     fail(path);
@@ -146,11 +153,14 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
     sigaddset(&signals, SIGINT);
     ::sigprocmask(SIG_BLOCK, &signals, nullptr);
     watch(Kind::signals, Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK)));
-    watch(Kind::control_listener, listen_at(options.socket + ".ctl", SOCK_STREAM));
-    watch(Kind::listener, listen_at(options.socket, SOCK_SEQPACKET));
   }
 
   ~Hardware() override { ::munmap(memory_, memory_size_); }
+
+  void listen(const std::string& path) {
+    watch(Kind::control_listener, listen_at(path + ".ctl", SOCK_STREAM));
+    watch(Kind::listener, listen_at(path, SOCK_SEQPACKET));
+  }
 
   void run() {
     while (!stopping_) {
@@ -388,9 +398,12 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
         // A child of the client that has opened the port may use it as well.
         const auto port = umad_ports_.find(static_cast<UmadId>(request.key));
         if (port == umad_ports_.end() || port->second->host != caller.host) return EBADF;
-        const int result = request.call == Call::register_agent
-                               ? kernel_.register_agent(port->first, request.agent)
-                               : kernel_.unregister_agent(port->first, request.value);
+        const auto attempt = [&] {
+          return request.call == Call::register_agent ? kernel_.register_agent(port->first, request.agent)
+                                                      : kernel_.unregister_agent(port->first, request.value);
+        };
+        int result = attempt();
+        if (result == -EINVAL && close_abandoned_ports()) result = attempt();
         if (result < 0) return -result;
         reply.value = static_cast<std::uint32_t>(result);
         return 0;
@@ -400,6 +413,20 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   }
 
   // --- MADs ---
+
+  // A class may be taken by a port whose last holder has closed it, and its end has not been read yet; a
+  // kernel would have released it in close(2). True where there was one.
+  bool close_abandoned_ports() {
+    bool found = false;
+    for (const auto& [umad, endpoint] : umad_ports_) {
+      pollfd socket{endpoint->socket.get(), 0, 0};
+      if (endpoint->closed || ::poll(&socket, 1, 0) != 1 || (socket.revents & POLLHUP) == 0) continue;
+      while (!endpoint->closed) handle_mads(*endpoint);
+      kernel_.close(umad);
+      found = true;
+    }
+    return found;
+  }
 
   void handle_mads(Endpoint& endpoint) {
     for (unsigned i = 0; i < kMadsAtOnce && !endpoint.closed; ++i) {
@@ -586,12 +613,35 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   bool stopping_ = false;
 };
 
-// Removes the sockets' names however the process ends, short of a kill.
-struct SocketNames {
+// The directories of /sys/class/infiniband (sysfs.hpp), PATH.sys/HOST.
+void make_sysfs(const std::string& root, const LabDescription& lab) {
+  namespace fs = std::filesystem;
+  const auto make_file = [](const fs::path& path) { std::ofstream(path).flush(); };
+  fs::remove_all(root);  // of a process that was killed
+  for (const LabDescription::Host& host : lab.hosts) {
+    for (std::size_t d = 0; d < host.hcas.size(); ++d) {
+      const fs::path hca = fs::path(root) / host.name / ("softhca" + std::to_string(d));
+      for (unsigned p = 1; p <= host.hcas[d]; ++p) {
+        const fs::path port = hca / "ports" / std::to_string(p);
+        for (const char* table : {"gids", "pkeys", "counters"}) fs::create_directories(port / table);
+        for (const char* file : kPortFiles) make_file(port / file);
+        for (unsigned i = 0; i < kMaxGids; ++i) make_file(port / "gids" / std::to_string(i));
+        for (unsigned i = 0; i < kMaxPkeys; ++i) make_file(port / "pkeys" / std::to_string(i));
+        for (const CounterFile& counter : kCounterFiles) make_file(port / "counters" / counter.name);
+      }
+      for (const char* file : kHcaFiles) make_file(hca / file);
+    }
+  }
+}
+
+// Removes the names however the process ends, short of a kill.
+struct Names {
   std::string path;
-  ~SocketNames() {
+  ~Names() {
     ::unlink(path.c_str());
     ::unlink((path + ".ctl").c_str());
+    std::error_code ignored;
+    std::filesystem::remove_all(path + ".sys", ignored);
   }
 };
 
@@ -603,8 +653,11 @@ void run_hardware(const HardwareOptions& options) {
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
+  expect_nobody_at(options.socket);
   Hardware hardware(options);
-  const SocketNames names{options.socket};
+  const Names names{options.socket};
+  make_sysfs(options.socket + ".sys", options.lab);
+  hardware.listen(options.socket);
   std::printf("softhca: ready\n");
   std::fflush(stdout);
   hardware.run();

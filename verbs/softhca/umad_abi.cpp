@@ -24,6 +24,7 @@
 #include "verbs/softhca/descriptor_passing.hpp"
 #include "verbs/softhca/issm.hpp"
 #include "verbs/softhca/session.hpp"
+#include "verbs/softhca/sysfs.hpp"
 
 namespace fabric::softhca {
 namespace {
@@ -83,19 +84,6 @@ Choice resolve(const Session& session, const char* name, int number) {
   return best;
 }
 
-// Gb/s, as the rate file of sysfs has it: lanes times speed.
-unsigned rate_of(const SharedPort& port) {
-  const unsigned width = port.active_width, speed = port.active_speed;
-  const unsigned lanes = width == 1 ? 1 : width == 2 ? 4 : width == 4 ? 8 : width == 8 ? 12 : 2;
-  const double per_lane = speed == 1    ? 2.5
-                          : speed == 2  ? 5
-                          : speed == 4  ? 10
-                          : speed == 16 ? 14
-                          : speed == 32 ? 25
-                                        : 0;
-  return static_cast<unsigned>(lanes * per_lane);
-}
-
 // Fills in a port; the P_Key table is allocated and belongs to the caller.
 int describe_port(const Session& session, const HcaDescription& hca, int number, umad_port_t& port) {
   const SharedPort& shared = shared_port(session, hca, number);
@@ -114,7 +102,7 @@ int describe_port(const Session& session, const HcaDescription& hca, int number,
     port.sm_sl = shared.sm_sl;
     port.state = shared.state;
     port.phys_state = shared.phys_state;
-    port.rate = rate_of(shared);
+    port.rate = static_cast<unsigned>(link_rate(shared.active_width, shared.active_speed));
     port.capmask = htobe32(shared.cap_mask);
     port.gid_prefix = htobe64(shared.gid_prefix);
     port.port_guid = htobe64(shared.guid);
