@@ -1,7 +1,10 @@
 #include "verbs/softhca/verbs_memory.hpp"
 
+#include <infiniband/verbs.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -39,6 +42,21 @@ void bury(Lab lab) {
     seat.pid.store(0, std::memory_order_relaxed);
     seat.client.store(0, std::memory_order_release);
   }
+}
+
+/// Writes to an eventfd of another process. The usual wakers have imported it; for this rare case the
+/// hardware process reaches for it. One event too many does no harm: ibv_get_cq_event looks for a queue that
+/// has one.
+void wake_sleeper(std::uint32_t pid, std::uint32_t descriptor) {
+  const auto process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  if (process < 0) return;
+  const auto copy = static_cast<int>(syscall(SYS_pidfd_getfd, process, descriptor, 0));
+  if (copy >= 0) {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(copy, &one, sizeof one);
+    close(copy);
+  }
+  close(process);
 }
 
 }  // namespace
@@ -105,6 +123,23 @@ void reap(LabMemory& memory, std::span<std::byte> area, ClientId client) {
     const auto cqs = arena.header.cqs.load(std::memory_order_acquire);
     for (std::uint32_t i = 0; i < cqs; ++i)
       if (arena.cqs[i].lock.owner() == dead) arena.cqs[i].lock.unlock();
+    if (arena.header.atomics.owner() == dead) arena.header.atomics.unlock();
+    // Last the queue pairs: a flush that had begun is finished.
+    for (std::uint32_t i = 0; i < qps; ++i) {
+      SharedQp& qp = arena.qps[i];
+      if (qp.lock.owner() != dead) continue;
+      if (qp.state.load(std::memory_order_acquire) == IBV_QPS_ERR + 1)
+        flush_receive_queue(lab, seat, qp, qp_number(seat, i), dead);
+      qp.lock.unlock();
+    }
+    // A sleeper that it was about to wake, or that the flush above should wake.
+    for (std::uint32_t i = 0; i < cqs; ++i) {
+      SharedCq& cq = arena.cqs[i];
+      if (cq.waker.load(std::memory_order_acquire) != dead) continue;
+      if (cq.channel_events.load(std::memory_order_acquire) == 0) cq.channel_events.store(1);
+      wake_sleeper(lab.seat(seat).pid.load(std::memory_order_relaxed), cq.channel_descriptor);
+      cq.waker.store(0, std::memory_order_release);
+    }
   });
   lab.seat(dead).pid.store(kNone, std::memory_order_release);  // from here on bury() may take it
   bury(lab);
