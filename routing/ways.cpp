@@ -22,77 +22,75 @@ void TreePair::compute(const Topology& topology, std::uint32_t root, bool live_o
 /// Depth-first search with low points. A host whose subtree is joined to nothing before its parent begins a
 /// block, which its parent is the root of.
 void TreePair::search(const Topology& topology, std::uint32_t root, bool live_only) {
-  const auto count = static_cast<std::uint32_t>(topology.hosts.size());
   found_.clear();
-  time_.assign(count, kNone);
-  low_.resize(count);
-  entry_.assign(count, kNone);
-  next_.resize(count);
   stack_.clear();
+  visits_.assign(topology.hosts.size(), {kNone, kNone, kNone, kNone});
 
   const auto visit = [&](std::uint32_t host, std::uint32_t entry) {
-    time_[host] = low_[host] = static_cast<std::uint32_t>(found_.size());
+    const auto time = static_cast<std::uint32_t>(found_.size());
+    visits_[host] = {time, time, entry, topology.first[host]};
     found_.push_back(host);
-    entry_[host] = entry;
-    next_[host] = topology.first[host];
     stack_.push_back(host);
   };
   visit(root, kNone);
   while (!stack_.empty()) {
     const std::uint32_t host = stack_.back();
-    if (next_[host] == topology.first[host + 1]) {
+    Visit& here = visits_[host];
+    if (here.next == topology.first[host + 1]) {
       stack_.pop_back();
-      if (!stack_.empty()) low_[stack_.back()] = std::min(low_[stack_.back()], low_[host]);
+      if (!stack_.empty()) {
+        Visit& parent = visits_[stack_.back()];
+        parent.low = std::min(parent.low, here.low);
+      }
       continue;
     }
-    const std::uint32_t a = next_[host]++;
+    const std::uint32_t a = here.next++;
     const Topology::Arc& arc = topology.arcs[a];
-    if (a == entry_[host] || (live_only && !topology.cables[arc.cable].live)) continue;
-    if (time_[arc.to] == kNone)
-      visit(arc.to, arc.back);
+    if (a == here.entry || (live_only && !topology.cables[arc.cable].live)) continue;
+    if (const std::uint32_t time = visits_[arc.to].time; time != kNone)
+      here.low = std::min(here.low, time);
     else
-      low_[host] = std::min(low_[host], time_[arc.to]);
+      visit(arc.to, arc.back);
   }
 }
 
 /// Each block's hosts between its root, which is the lowest, and its top, which is the highest.
 void TreePair::number(const Topology& topology) {
-  const auto count = topology.hosts.size();
   blocks_.clear();
-  block_.assign(count, kNone);
-  plus_.assign(count, 0);
-  previous_.resize(count);
-  position_.resize(count);
+  places_.assign(topology.hosts.size(), {kNone, kNone, kNone, false});
+  steps_.assign(topology.hosts.size(), {0, kNone});
   for (std::size_t i = 1; i < found_.size(); ++i) {
     const std::uint32_t host = found_[i];
-    const std::uint32_t parent = topology.arcs[entry_[host]].to;
-    if (low_[host] >= time_[parent]) {
-      block_[host] = static_cast<std::uint32_t>(blocks_.size());
+    const std::uint32_t parent = topology.arcs[visits_[host].entry].to;
+    Place& place = places_[host];
+    Place& above = places_[parent];
+    if (visits_[host].low >= visits_[parent].time) {
+      place.block = static_cast<std::uint32_t>(blocks_.size());
       blocks_.push_back({parent, host, host});
-      next_[host] = previous_[host] = kNone;
       continue;
     }
-    Block& block = blocks_[block_[host] = block_[parent]];
-    const std::uint32_t joined = found_[low_[host]];
-    if (joined == block.root || plus_[joined] == 0) {  // before the parent
-      previous_[host] = previous_[parent];
-      next_[host] = parent;
-      (previous_[parent] == kNone ? block.lowest : next_[previous_[parent]]) = host;
-      previous_[parent] = host;
-      plus_[parent] = 1;
+    place.block = above.block;
+    Block& block = blocks_[place.block];
+    const std::uint32_t joined = found_[visits_[host].low];
+    if (joined == block.root || !places_[joined].plus) {  // before the parent
+      place.previous = above.previous;
+      place.next = parent;
+      (above.previous == kNone ? block.lowest : places_[above.previous].next) = host;
+      above.previous = host;
+      above.plus = true;
     } else {
-      next_[host] = next_[parent];
-      previous_[host] = parent;
-      if (next_[parent] != kNone) previous_[next_[parent]] = host;
-      next_[parent] = host;
-      plus_[parent] = 0;
+      place.next = above.next;
+      place.previous = parent;
+      if (above.next != kNone) places_[above.next].previous = host;
+      above.next = host;
+      above.plus = false;
     }
   }
   order_.clear();
   for (Block& block : blocks_) {
     block.begin = static_cast<std::uint32_t>(order_.size());
-    for (std::uint32_t host = block.lowest; host != kNone; host = next_[host]) {
-      position_[host] = static_cast<std::uint32_t>(order_.size());
+    for (std::uint32_t host = block.lowest; host != kNone; host = places_[host].next) {
+      steps_[host].position = static_cast<std::uint32_t>(order_.size());
       order_.push_back(host);
     }
     block.end = static_cast<std::uint32_t>(order_.size());
@@ -102,45 +100,43 @@ void TreePair::number(const Topology& topology) {
 /// The cheapest neighbour below and the cheapest above, where the block's root is both. A cable to the root
 /// serves one of the two only, unless it is the only cable that there is.
 void TreePair::choose(const Topology& topology, bool live_only) {
-  const auto count = topology.hosts.size();
-  for (auto& arcs : arc_) arcs.assign(count, kNone);
-  cost_.resize(count);
+  for (auto& arcs : arc_) arcs.assign(topology.hosts.size(), kNone);
   for (Block& block : blocks_) {
-    const std::uint32_t middle = block.begin + (block.end - block.begin) / 2;
+    const std::uint32_t size = block.end - block.begin;
     for (const bool up : {false, true}) {
-      for (std::uint32_t i = block.begin; i < block.end; ++i) {
-        const std::uint32_t host = order_[up ? block.end - 1 - (i - block.begin) : i];
-        const std::uint32_t position = position_[host];
+      for (std::uint32_t i = 0; i < size; ++i) {
+        const std::uint32_t position = up ? block.end - 1 - i : block.begin + i;
+        const std::uint32_t host = order_[position];
         std::uint64_t best = kNever;
-        std::uint32_t chosen = kNone, to_root = kNone, others = 0;
-        std::uint32_t half_arcs = 0;
+        std::uint32_t chosen = kNone, to_root = kNone;
+        bool others = false;
         for (std::uint32_t a = topology.first[host]; a < topology.first[host + 1]; ++a) {
           const Topology::Arc& arc = topology.arcs[a];
           if (live_only && !topology.cables[arc.cable].live) continue;
           if (arc.to == block.root) {
-            half_arcs += 2;
+            block.half_arcs += up ? 0 : 2;
             // On the way up: what the way down has left over.
-            if (up ? a == arc_[0][host] : host == block.top && a == entry_[host]) continue;
+            if (up ? a == arc_[0][host] : host == block.top && a == visits_[host].entry) continue;
             if (to_root == kNone || arc.cost < topology.arcs[to_root].cost) to_root = a;
-          } else if (block_[arc.to] == block_[host]) {
-            ++half_arcs;
-            if ((position_[arc.to] > position) != up) continue;
-            ++others;
-            const std::uint64_t cost = cost_[arc.to] + arc.cost;
-            if (cost < best) best = cost, chosen = a;
+            continue;
           }
+          const Step& there = steps_[arc.to];
+          if (there.position - block.begin >= size) continue;  // of another block
+          block.half_arcs += up ? 0 : 1;
+          if ((there.position > position) != up) continue;
+          others = true;
+          if (there.cost + arc.cost < best) best = there.cost + arc.cost, chosen = a;
         }
-        if (!up) block.half_arcs += half_arcs;
         // On the way down, a host of the upper half leaves its cable to the root for the way up, if it can.
         if (to_root != kNone && topology.arcs[to_root].cost <= best &&
-            (up || others == 0 || position < middle))
+            (up || !others || position - block.begin < size / 2))
           best = topology.arcs[to_root].cost, chosen = to_root;
         if (chosen == kNone) {  // a bridge: the top, alone in its block
-          chosen = entry_[host];
+          chosen = visits_[host].entry;
           best = topology.arcs[chosen].cost;
         }
         arc_[up ? 1 : 0][host] = chosen;
-        cost_[host] = best;
+        steps_[host].cost = best;
       }
     }
   }

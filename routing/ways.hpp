@@ -54,19 +54,32 @@ class TreePair {
     bool exchanged = false;            ///< way 0 is the way up
   };
 
+  /// What the search knows of a host; together, because the search jumps from host to host.
+  struct Visit {
+    std::uint32_t time;   ///< position in found_
+    std::uint32_t low;    ///< earliest time that the host's subtree is joined to
+    std::uint32_t entry;  ///< arc from the host to its parent
+    std::uint32_t next;   ///< arc to look at next
+  };
+  /// What the numbering makes of it.
+  struct Place {
+    std::uint32_t block;           ///< of the cable to the parent
+    std::uint32_t previous, next;  ///< in the block's numbering
+    bool plus;                     ///< the next one that hangs on it goes after it
+  };
+  /// What the choice looks at again and again.
+  struct Step {
+    std::uint64_t cost;      ///< of the way down, then of the way up, to the block's root
+    std::uint32_t position;  ///< in order_; kNone: none, as the destination has
+  };
+
   std::uint32_t root_ = Topology::kNone;
   std::vector<std::uint32_t> found_;  ///< hosts in the order of the search
-  std::vector<std::uint32_t> time_;   ///< position in found_
-  std::vector<std::uint32_t> low_;    ///< earliest time that the host's subtree is joined to
-  std::vector<std::uint32_t> entry_;  ///< arc from the host to its parent
-  std::vector<std::uint32_t> next_;   ///< arc to look at next; later: next in the block's numbering
-  std::vector<std::uint32_t> previous_;
-  std::vector<std::uint32_t> block_;     ///< of the cable to the parent
-  std::vector<std::uint32_t> position_;  ///< in order_
-  std::vector<std::uint32_t> order_;     ///< all but the root: blocks in the order of the search, numbered
+  std::vector<std::uint32_t> order_;  ///< all but the root: blocks in the order of the search, numbered
   std::vector<std::uint32_t> stack_;
-  std::vector<std::uint8_t> plus_;  ///< the next one that hangs on it goes after it
-  std::vector<std::uint64_t> cost_;
+  std::vector<Visit> visits_;
+  std::vector<Place> places_;
+  std::vector<Step> steps_;
   std::vector<Block> blocks_;
   std::array<std::vector<std::uint32_t>, 2> arc_;
   std::array<std::vector<std::uint8_t>, 2> whole_;
