@@ -23,6 +23,8 @@ inline constexpr std::size_t kMaxLinks = 254;
 inline constexpr std::size_t kMaxPrefixes = 256;
 inline constexpr std::uint64_t kMaxSequence = std::uint64_t{1} << 62;
 inline constexpr std::uint32_t kMaxCost = 1u << 24;
+/// Added to the cost of each cable of a drained host, in either direction: more than any way around costs.
+inline constexpr std::uint32_t kDrainedCost = 1u << 26;
 
 /// How much a host's wish for an index weighs.
 enum class Claim : std::uint8_t {

@@ -111,6 +111,7 @@ class Node::Implementation {
       host.priority = advertisement.priority;
       host.self = guid == settings_.guid;
       host.assigner = guid == assigner_;
+      host.drained = advertisement.drained;
       host.settled = advertisement.map == map_;
       host.sequence = advertisement.sequence;
       host.age = now_ - record.born;
@@ -146,7 +147,11 @@ class Node::Implementation {
 
   [[nodiscard]] std::vector<AdjacencyView> adjacencies() const {
     std::vector<AdjacencyView> result;
-    for (const auto& [port, adjacency] : adjacencies_) result.push_back(adjacency.view());
+    for (const auto& [port, adjacency] : adjacencies_) {
+      result.push_back(adjacency.view());
+      const auto known = links_.find(port);
+      result.back().damped = known != links_.end() && known->second.damped_until.has_value();
+    }
     return result;
   }
 
@@ -230,6 +235,11 @@ class Node::Implementation {
     advertise_due_ = true;
   }
 
+  void on(const DrainChanged& event) {
+    drained_ = event.drained;
+    advertise_due_ = true;
+  }
+
   void on(const TimerExpired&) {}
 
   void on(const MessageReceived& event) {
@@ -257,20 +267,35 @@ class Node::Implementation {
   // --- adjacencies
   void become_full(Adjacency& adjacency) {
     const AdjacencyView& view = adjacency.view();
-    links_[view.port] = {{view.port, view.neighbour.host, PortIndex(view.neighbour.port), true, view.cost,
-                          static_cast<std::uint32_t>(view.rate / kBitsPerMega)},
-                         TimePoint::max()};
+    Known& known = links_[view.port];
+    known.link = {view.port, view.neighbour.host, PortIndex(view.neighbour.port),
+                  true,      view.cost,           static_cast<std::uint32_t>(view.rate / kBitsPerMega)};
+    known.forget = TimePoint::max();
+    if (known.flaps >= settings_.timers.flaps && reachable_.contains(view.neighbour.host)) {
+      known.link.up = false;
+      const unsigned doubled = std::min(known.flaps - settings_.timers.flaps, 16u);
+      known.damped_until =
+          now_ + std::min(settings_.timers.damping * (1 << doubled), settings_.timers.damping_max);
+      notice(Notice::Level::warning, "damped",
+             "port " + std::to_string(view.port.value()) + " keeps failing: not used for " +
+                 milliseconds(*known.damped_until - now_));
+    }
     advertise_due_ = true;
     notice(Notice::Level::info, "adjacency-full", number_of(view.port) + ": " + view.neighbour.name);
   }
 
   void lose(Adjacency& adjacency, const std::string& reason) {
     if (!adjacency.connected()) return;
+    const Duration life = now_ - adjacency.view().since;
     adjacency.disconnect(now_, reason);
     outbox_.erase(adjacency.view().port);
-    if (const auto link = links_.find(adjacency.view().port); link != links_.end() && link->second.link.up) {
-      link->second.link.up = false;
-      link->second.forget = now_ + settings_.timers.remember;
+    if (const auto link = links_.find(adjacency.view().port);
+        link != links_.end() && link->second.forget == TimePoint::max()) {
+      Known& known = link->second;
+      known.link.up = false;
+      known.damped_until.reset();
+      known.forget = now_ + settings_.timers.remember;
+      known.flaps = life < settings_.timers.flap ? known.flaps + 1 : 0;
       advertise_due_ = true;
     }
     notice(Notice::Level::warning, "adjacency-down",
@@ -368,6 +393,7 @@ class Node::Implementation {
     advertisement.origin = settings_.guid;
     advertisement.incarnation = settings_.incarnation;
     advertisement.priority = settings_.priority;
+    advertisement.drained = drained_;
     advertisement.name = settings_.name;
     advertisement.map = map_;
     advertisement.prefixes = prefixes_;
@@ -567,7 +593,7 @@ class Node::Implementation {
       if (from.arc == Topology::kNone) continue;
       to.egress = state.egress[lid_of(host.index, way).value()];
       to.whole = from.whole && to.egress != kNoPort;
-      to.cost = from.cost;
+      to.cost = static_cast<std::uint32_t>(std::min<std::uint64_t>(from.cost, 0xFFFFFFFF));
       to.hops = static_cast<std::uint16_t>(std::min<std::uint32_t>(from.hops, 0xFFFF));
       const HostRoute::Way& other = route.ways[best];
       if (std::tuple(!to.whole, to.egress == kNoPort, to.cost) <
@@ -640,6 +666,13 @@ class Node::Implementation {
           break;
       }
     }
+    for (auto& [port, known] : links_) {
+      if (!known.damped_until) continue;
+      if (now_ < *known.damped_until && reachable_.contains(known.link.neighbour)) continue;
+      known.damped_until.reset();
+      known.link.up = true;
+      advertise_due_ = true;
+    }
     const auto forgotten =
         std::erase_if(links_, [&](const auto& link) { return now_ >= link.second.forget; });
     if (forgotten != 0) advertise_due_ = true;
@@ -663,7 +696,8 @@ class Node::Implementation {
     TimePoint earliest = refresh_at_;
     for (const auto& [port, adjacency] : adjacencies_)
       if (const auto timer = adjacency.next_timer()) earliest = std::min(earliest, *timer);
-    for (const auto& [port, link] : links_) earliest = std::min(earliest, link.forget);
+    for (const auto& [port, known] : links_)
+      earliest = std::min({earliest, known.forget, known.damped_until.value_or(known.forget)});
     for (const auto& timer : {compute_at_, assign_at_})
       if (timer) earliest = std::min(earliest, *timer);
     if (!waiting_.empty()) earliest = std::min(earliest, agree_by_);
@@ -695,7 +729,9 @@ class Node::Implementation {
 
   struct Known {
     Link link;
-    TimePoint forget;  ///< when a cable that is down leaves the map
+    TimePoint forget;                       ///< when a cable that is down leaves the map
+    unsigned flaps = 0;                     ///< short lives in a row
+    std::optional<TimePoint> damped_until;  ///< it is up, but not advertised as such
   };
 
   std::vector<Action> actions_;
@@ -705,6 +741,7 @@ class Node::Implementation {
   std::map<PortIndex, Adjacency> adjacencies_;
   std::map<PortIndex, Known> links_;  ///< cables as this host advertises them
   std::vector<Prefix> prefixes_;
+  bool drained_ = false;
   HostIndex held_ = kNoHost;  ///< the index that this host had last
 
   LinkState link_state_;

@@ -63,8 +63,13 @@ struct PrefixesChanged {  ///< what this host serves besides its own addresses, 
                           ///< route
   std::vector<Prefix> prefixes;
 };
+/// Drained: others avoid the way through this host as long as there is another; it goes on relaying what
+/// still comes, and can be reached itself.
+struct DrainChanged {
+  bool drained = false;
+};
 struct TimerExpired {};  ///< next_timer() has come
-using Event = std::variant<CableUp, CableDown, MessageReceived, PrefixesChanged, TimerExpired>;
+using Event = std::variant<CableUp, CableDown, MessageReceived, PrefixesChanged, DrainChanged, TimerExpired>;
 
 // --- actions
 struct SendMessage {  ///< over the port's control queue pair: reliable and in order while the cable lives
@@ -111,6 +116,12 @@ struct NodeTimers {
   Duration refresh = std::chrono::minutes(10);
   /// ...and forgotten if they were not for so long.
   Duration max_age = std::chrono::minutes(35);
+  /// A cable that lived for less than `flap` and did so `flaps` times in a row is advertised again only after
+  /// `damping`, doubled each time up to `damping_max`; unless its ends cannot reach each other otherwise.
+  Duration flap = ms(500);
+  unsigned flaps = 5;
+  Duration damping = std::chrono::seconds(1);
+  Duration damping_max = std::chrono::seconds(16);
   /// New ways wait for the agreement of all hosts on the map, but not longer than this.
   Duration agreement = std::chrono::seconds(5);
 };
@@ -151,6 +162,7 @@ struct AdjacencyView {
   std::uint64_t messages_in = 0, messages_out = 0;
   std::uint64_t malformed = 0;  ///< messages that made no sense; each cost the connection
   std::uint64_t times_full = 0;
+  bool damped = false;  ///< full, but not used for now because it keeps failing
 };
 
 struct HostView {
@@ -162,7 +174,8 @@ struct HostView {
   bool self = false;
   bool reachable = false;
   bool assigner = false;  ///< the elected one, who assigns LIDs
-  bool settled = false;   ///< works with the same map as this host
+  bool drained = false;
+  bool settled = false;  ///< works with the same map as this host
   /// Taken out, it cuts others off (an articulation point), or so does one cable of it (a bridge).
   bool critical = false;
   std::uint64_t sequence = 0;  ///< of its advertisement

@@ -110,6 +110,7 @@ Topology make_topology(Guid self, std::span<const Advertisement* const> advertis
   const auto end_of = [](std::uint32_t host, const Link& link) {
     return Topology::Cable::End{host, link.port, link.cost, link.up};
   };
+  const auto drained = [&](std::uint32_t host) { return advertisements[order[host]]->drained; };
   for (const Word& word : words) {
     const bool here = reachable[word.from], there = reachable[word.to];
     if (word.confirmed ? word.from > word.to : word.other != nullptr && here == there) continue;
@@ -123,6 +124,10 @@ Topology make_topology(Guid self, std::span<const Advertisement* const> advertis
                   : Topology::Cable::End{word.to, word.link->neighbour_port, word.link->cost, false};
     cable.rate = word.confirmed ? std::min(word.link->rate, word.other->rate) : word.link->rate;
     cable.live = word.live() && here;
+    if (drained(word.from) || drained(word.to)) {
+      cable.a.cost += kDrainedCost;
+      cable.b.cost += kDrainedCost;
+    }
     if (cable.a.host > cable.b.host) std::swap(cable.a, cable.b);
     known.push_back(cable);
   }

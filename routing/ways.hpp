@@ -90,7 +90,7 @@ class Ways {
  public:
   struct Way {
     std::uint32_t arc = Topology::kNone;  ///< out of self
-    std::uint32_t cost = 0;
+    std::uint64_t cost = 0;
     std::uint32_t hops = 0;
     bool whole = false;
   };

@@ -117,7 +117,7 @@ class Schedule {
   void step() {
     const int cable = static_cast<int>(pick(static_cast<unsigned>(cables())));
     const int host = static_cast<int>(pick(static_cast<unsigned>(hosts())));
-    switch (pick(16)) {
+    switch (pick(18)) {
       case 0:
       case 1:
       case 2:
@@ -145,7 +145,20 @@ class Schedule {
       case 11:
         if (!closing_.empty()) return join();
         if (ring_ && hosts() < 12) return insert(cable);
-        [[fallthrough]];
+        return simulation_.mend(cable);
+      case 12:
+        return simulation_.drain(host, true);
+      case 13:
+        for (int h = 0; h < hosts(); ++h) simulation_.drain(h, false);
+        return;
+      case 14:
+        for (unsigned n = pick(10); n > 0; --n) {  // a bad connector
+          simulation_.cut(cable, false);
+          simulation_.run_for(milliseconds(pick(100)));
+          simulation_.mend(cable);
+          simulation_.run_for(milliseconds(pick(300)));
+        }
+        return;
       default:
         return simulation_.mend(cable);
     }

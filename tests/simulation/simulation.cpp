@@ -6,6 +6,8 @@
 #include <sstream>
 #include <utility>
 
+#include "routing/messages.hpp"
+
 namespace fabric::simulation {
 
 using std::chrono::microseconds;
@@ -98,8 +100,17 @@ TimePoint Simulation::run_until_quiet(Duration quiet, Duration limit) {
   while (now_ < last_change_ + quiet) {
     if (now_ >= end) violated("does not become quiet");
     run_for(milliseconds(1));
+    if (now_ >= last_change_ + quiet && damped()) last_change_ = now_;
   }
   return last_change_;
+}
+
+bool Simulation::damped() const {
+  for (const Host& host : hosts_)
+    if (host.node)
+      for (const auto& adjacency : host.node->adjacencies())
+        if (adjacency.damped) return true;
+  return false;
 }
 
 // --- hosts
@@ -117,6 +128,7 @@ void Simulation::start(int number) {
   host.node = std::make_unique<Node>(std::move(settings), host.kept);
   host.timer_at.reset();
   host.index = kNoHost;
+  host.drained = false;
   if (host.kept) note_table(number, *host.kept);
   deliver(number, TimerExpired{});
   for (const auto& [port, place] : host.ports) try_connect(place.first);
@@ -215,6 +227,14 @@ void Simulation::note_table(int number, const LidTable& table) {
   if (host.index != index) host.index_since = now_;
   host.index = index;
   host.former.insert(index);
+}
+
+void Simulation::drain(int number, bool drained) {
+  Host& host = hosts_[at(number)];
+  if (!host.node || host.drained == drained) return;
+  say(host.name + (drained ? " is drained" : " is no longer drained"));
+  host.drained = drained;
+  deliver(number, DrainChanged{drained});
 }
 
 // --- cables
@@ -476,9 +496,11 @@ void Simulation::check_quiet(int every) {
       for (int c = 0; c < static_cast<int>(cables_.size()); ++c) {
         const int x = cables_[at(c)].ends[0].host, y = cables_[at(c)].ends[1].host;
         if (!works(c) || !hosts_[at(x)].node || !hosts_[at(y)].node) continue;
+        const bool drained = hosts_[at(x)].drained || hosts_[at(y)].drained;
+        const std::uint64_t cost = cables_[at(c)].cost + (drained ? kDrainedCost : 0);
         for (const auto& [to, from] : {std::pair(x, y), std::pair(y, x)})
-          if (cheapest[at(from)] + cables_[at(c)].cost < cheapest[at(to)]) {
-            cheapest[at(to)] = cheapest[at(from)] + cables_[at(c)].cost;
+          if (cheapest[at(from)] + cost < cheapest[at(to)]) {
+            cheapest[at(to)] = cheapest[at(from)] + cost;
             better = true;
           }
       }

@@ -62,6 +62,7 @@ class Simulation {
   void cut(int cable, bool silent);
   void cut_direction(int cable, bool from_a);  ///< silent, one way only
   void mend(int cable);
+  void drain(int host, bool drained);
   /// A host forgets its LID table (a new disk).
   void forget(int host) { hosts_[static_cast<std::size_t>(host)].kept.reset(); }
 
@@ -124,6 +125,7 @@ class Simulation {
     std::shared_ptr<const routing::ForwardingState> state;
     std::uint64_t timer = 0;  ///< of those scheduled, the one that counts
     std::optional<TimePoint> timer_at;
+    bool drained = false;
     HostIndex index = kNoHost;
     TimePoint index_since;
     std::set<HostIndex> former;  ///< all that it ever had
@@ -153,6 +155,7 @@ class Simulation {
   int walk(int from, Lid lid, std::vector<int>* hops, bool* turned) const;
   /// The next host of a frame, changing its LID and mark; -1: dropped, -2: delivered.
   int step(int host, Lid& lid, bool& turned) const;
+  [[nodiscard]] bool damped() const;
   void say(const std::string& text) const;
   [[nodiscard]] std::string dump() const;
   [[noreturn]] void violated(const std::string& text) const;

@@ -313,6 +313,76 @@ TEST(Node, OfTwoHostsWithOneGuidTheLaterStandsBack) {
   EXPECT_EQ(middle.hosts()[1].name, "h2");
 }
 
+TEST(Node, ACableThatKeepsFailingIsDampedUnlessItIsNeeded) {
+  Pair pair;
+  pair.join(0);
+  pair.join(1);
+  pair.run_until(at(100));
+  const auto flap = [&](unsigned port) {
+    pair.cut(port);
+    pair.run_until(pair.now + milliseconds(50));
+    pair.join(port);
+    pair.run_until(pair.now + milliseconds(100));
+  };
+  for (unsigned i = 0; i < pair.a.settings().timers.flaps; ++i) {
+    EXPECT_FALSE(pair.a.adjacencies()[1].damped);
+    flap(1);
+  }
+  EXPECT_TRUE(pair.a.adjacencies()[1].damped);
+  EXPECT_FALSE(pair.a.cables()[1].up);
+  pair.run_until(pair.now + milliseconds(1000));
+  EXPECT_FALSE(pair.a.adjacencies()[1].damped);
+  EXPECT_TRUE(pair.a.cables()[1].up);
+  flap(1);
+  EXPECT_FALSE(pair.a.adjacencies()[1].damped) << "it had lived long enough";
+
+  for (unsigned i = 0; i < pair.a.settings().timers.flaps; ++i) flap(1);
+  EXPECT_TRUE(pair.a.adjacencies()[1].damped);
+  pair.cut(0);
+  pair.run_until(pair.now + milliseconds(30));
+  EXPECT_FALSE(pair.a.adjacencies()[1].damped) << "it is the only one";
+  EXPECT_TRUE(pair.a.forwarding()->hosts.at(2).reachable);
+}
+
+TEST(Node, ADrainedHostIsAvoidedWhereThereIsAnotherWay) {
+  // A ring of h1, h2, h3 as h1 sees it: the others speak through scripted messages.
+  Node node(settings_of(1),
+            LidTable{1, {{Guid(1), HostIndex(1)}, {Guid(2), HostIndex(2)}, {Guid(3), HostIndex(3)}}});
+  node.handle(at(0), TimerExpired{});
+  const auto speak = [&](bool drained, std::uint64_t sequence) {
+    Advertisement two, three;
+    two.origin = Guid(2);
+    three.origin = Guid(3);
+    two.sequence = three.sequence = sequence;
+    two.drained = drained;
+    two.links = {{PortIndex(0), Guid(1), PortIndex(0), true, 10, 100'000},
+                 {PortIndex(1), Guid(3), PortIndex(0), true, 10, 100'000}};
+    three.links = {{PortIndex(0), Guid(2), PortIndex(1), true, 10, 100'000},
+                   {PortIndex(1), Guid(1), PortIndex(1), true, 100, 100'000}};
+    two.map = three.map = node.view().map;
+    node.handle(at(static_cast<int>(20 * sequence)),
+                MessageReceived{PortIndex(0),
+                                encode_all(std::vector<Flooded>{{0, encode(two)}, {0, encode(three)}})[0]});
+  };
+  CableUp second = cable(1, 3, 1);
+  second.cost = 100;
+  node.handle(at(1), cable(0, 2, 0));
+  node.handle(at(1), second);
+  for (const unsigned port : {0u, 1u})
+    node.handle(at(2),
+                MessageReceived{PortIndex(static_cast<std::uint8_t>(port)), encode(Message(DatabaseEnd{}))});
+  const auto egress = [&] {
+    const auto& route = node.forwarding()->hosts.at(3);
+    return route.ways[route.lanes.at(0)].egress;
+  };
+  for (std::uint64_t i = 1; i < 4; ++i) speak(false, i);  // twice, so that the others have agreed
+  EXPECT_EQ(egress(), PortIndex(0)) << "through h2 it costs 20, directly 100";
+  for (std::uint64_t i = 4; i < 7; ++i) speak(true, i);
+  EXPECT_TRUE(node.hosts()[1].drained);
+  EXPECT_EQ(egress(), PortIndex(1));
+  EXPECT_TRUE(node.forwarding()->hosts.at(2).reachable) << "itself it can be reached";
+}
+
 TEST(Node, PrefixesAreFloodedAndTheLongestComesFirst) {
   Pair pair;
   pair.join(0);

@@ -145,7 +145,7 @@ TEST(Ways, RingsAreComputedAsEverythingElse) {
           cost += topology.arcs[arc].cost;
           whole = whole && topology.cables[topology.arcs[arc].cable].live;
         }
-        EXPECT_EQ(result.cost, cost);
+        EXPECT_EQ(result.cost, std::uint64_t{cost});
         EXPECT_EQ(result.whole, whole);
       }
     }
