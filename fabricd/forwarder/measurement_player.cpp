@@ -135,18 +135,20 @@ bool MeasurementPlayer::step_bandwidth(Measurement& m, TimePoint now) {
   const bool timed = m.request.duration > Duration::zero();
   if (!m.reached &&
       (timed ? now < m.began + m.request.duration : m.result.iterations < m.request.iterations)) {
+    const std::uint64_t before = m.result.iterations;
     for (unsigned i = 0; i < kStreamBatch; ++i) {
       if (outlet_.crowded(m.request.destination, m.result.way)) break;
       if (!timed && m.result.iterations == m.request.iterations) break;
       if (!send_stream(m)) break;
-      m.give_up = now + m.request.timeout;
     }
+    const bool sent = m.result.iterations != before;
+    if (sent) m.give_up = now + m.request.timeout;
     if (now >= m.give_up) {
       finish(m, "frames could not be sent");
       return true;
     }
-    m.next_send = now + 50us;  // the egress queue drains without telling
-    return true;
+    m.next_send = now + 100us;  // completions make room in the egress queue, and wake the thread before that
+    return sent;
   }
   if (!m.reached) {  // all is sent: from here on it is about the report
     m.reached = true;
