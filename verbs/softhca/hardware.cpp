@@ -414,13 +414,14 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
 
   // --- MADs ---
 
-  // A class may be taken by a port whose last holder has closed it, and its end has not been read yet; a
-  // kernel would have released it in close(2). True where there was one.
+  // A class may be taken by a port whose last holder has closed it, while that is not known here yet or
+  // nothing has followed from it; a kernel would have released it in close(2). True where there was such a
+  // port.
   bool close_abandoned_ports() {
     bool found = false;
     for (const auto& [umad, endpoint] : umad_ports_) {
       pollfd socket{endpoint->socket.get(), 0, 0};
-      if (endpoint->closed || ::poll(&socket, 1, 0) != 1 || (socket.revents & POLLHUP) == 0) continue;
+      if (!endpoint->closed && (::poll(&socket, 1, 0) != 1 || (socket.revents & POLLHUP) == 0)) continue;
       while (!endpoint->closed) handle_mads(*endpoint);
       kernel_.close(umad);
       found = true;
