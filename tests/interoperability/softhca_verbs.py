@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 import unittest
 
 from softhca_lab import Lab, wait_for
@@ -221,6 +223,47 @@ class Conformance(TwoHosts):
             self.assertLess(delivered, posted)
             unacknowledged += delivered - acknowledged
         self.assertGreater(unacknowledged, 0)
+
+
+class Killed(TwoHosts):
+    """Processes die at random moments of their traffic; everybody else goes on."""
+
+    ROUNDS = int(os.environ.get("SOFTHCA_KILL_ROUNDS", "200"))
+    SEED = int(os.environ.get("SOFTHCA_SEED", "1"))
+
+    def clients(self):
+        return sum(len(host["clients"]) for host in self.lab.control("status")["hosts"])
+
+    def test_random_kills(self):
+        chance = random.Random(self.SEED)
+        print(f"seed {self.SEED}", flush=True)
+        others = self.clients()
+        for turn in range(self.ROUNDS):
+            port = next(p for p in _ports if not listening(p))
+            program = chance.choice((["ibv_rc_pingpong", "-n", "100000000"], ["ibv_srq_pingpong", "-n", "100000000"],
+                                     ["ibv_rc_pingpong", "-e", "-n", "100000000"],
+                                     ["ib_write_bw", "-F", "-D", "60"], ["ib_send_bw", "-F", "-D", "60"]))
+            command = [program[0], "-d", "softhca0", "-p", str(port), *program[1:]]
+            server = self.lab.start("h1", *command, "-i", "2")
+            wait_for(lambda: listening(port), "the server listens")
+            client = self.lab.start("h2", *command, "-i", "1", "localhost")
+            wait_for(lambda: self.clients() == others + 2, "both have opened the adapter")
+            time.sleep(chance.uniform(0, 0.03))  # the moment of death, not a wait for something
+            for process in chance.sample((server, client), 2):
+                process.kill()
+                time.sleep(chance.uniform(0, 0.002))
+            server.wait()
+            client.wait()
+            self.lab.processes.remove(server)
+            self.lab.processes.remove(client)
+            wait_for(lambda: self.clients() == others, "the hardware notices")
+            if turn % 20 == 19:
+                self.assertRegex(self.pair("ibv_rc_pingpong", "-c", "-n", "200")[0], "200 iters in")
+        # What the dead had is given back: the memory of the lab is what few processes need.
+        blocks = sum(os.stat(f"/proc/{self.lab.hardware.pid}/fd/{name}").st_blocks
+                     for name in os.listdir(f"/proc/{self.lab.hardware.pid}/fd")
+                     if "memfd" in os.readlink(f"/proc/{self.lab.hardware.pid}/fd/{name}"))
+        self.assertLess(blocks * 512, 16 << 20)
 
 
 if __name__ == "__main__":
