@@ -1042,6 +1042,76 @@ void resize(Check& check) {
   check.peer.meet();
 }
 
+void extended_interfaces(Check& check) {
+  ibv_cq_init_attr_ex cq_attr{};
+  cq_attr.cqe = 64;
+  cq_attr.wc_flags = IBV_WC_EX_WITH_BYTE_LEN | IBV_WC_EX_WITH_IMM | IBV_WC_EX_WITH_QP_NUM;
+  ibv_cq_ex* cq = ibv_create_cq_ex(check.port.context, &cq_attr);
+  expect(cq != nullptr, "ibv_create_cq_ex");
+  ibv_qp_init_attr_ex attr{};
+  attr.send_cq = attr.recv_cq = ibv_cq_ex_to_cq(cq);
+  attr.cap = {16, 16, 2, 2, 32};
+  attr.qp_type = IBV_QPT_RC;
+  attr.comp_mask = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+  attr.pd = check.port.pd;
+  attr.send_ops_flags = IBV_QP_EX_WITH_SEND_WITH_IMM | IBV_QP_EX_WITH_RDMA_WRITE;
+  {
+    Buffer buffer(check.port.pd, 4096);
+    Pair pair(check.port, Setup{});
+    ibv_destroy_qp(pair.qp);
+    pair.qp = ibv_create_qp_ex(check.port.context, &attr);
+    expect(pair.qp != nullptr, "ibv_create_qp_ex");
+    ibv_qp_ex* qp = ibv_qp_to_qp_ex(pair.qp);
+    expect(qp != nullptr, "ibv_qp_to_qp_ex");
+    pair.connect(check.peer, &buffer);
+    ibv_poll_cq_attr poll_attr{};
+    const auto started = [&] {
+      const auto deadline = Clock::now() + 20s;
+      while (ibv_start_poll(cq, &poll_attr) != 0) expect(Clock::now() < deadline, "no completion");
+    };
+    if (check.active) {
+      check.peer.meet();
+      const char* words = "written inline";
+      ibv_wr_start(qp);
+      qp->wr_id = 1;
+      qp->wr_flags = 0;
+      ibv_wr_rdma_write(qp, pair.theirs.rkey, pair.theirs.memory + 100);
+      ibv_wr_set_inline_data(qp, const_cast<char*>(words), 15);
+      qp->wr_id = 2;
+      qp->wr_flags = IBV_SEND_SIGNALED;
+      ibv_wr_send_imm(qp, htobe32(5));
+      ibv_wr_set_sge(qp, buffer.mr->lkey, reinterpret_cast<std::uint64_t>(buffer.bytes.data()), 64);
+      expect_equal(ibv_wr_complete(qp), 0, "ibv_wr_complete");
+      started();
+      expect_equal(cq->wr_id, 2, "the signaled one");
+      expect_equal(static_cast<int>(cq->status), static_cast<int>(IBV_WC_SUCCESS), "status");
+      expect_equal(ibv_next_poll(cq), ENOENT, "the unsignaled one");
+      ibv_end_poll(cq);
+      // What was aborted is not posted.
+      ibv_wr_start(qp);
+      ibv_wr_send_imm(qp, 0);
+      ibv_wr_abort(qp);
+      expect_equal(ibv_start_poll(cq, &poll_attr), ENOENT, "aborted");
+      check.peer.meet();
+    } else {
+      expect_equal(pair.post_receive(7, {buffer.sge(1000, 64)}), 0, "post");
+      check.peer.meet();
+      started();
+      expect_equal(cq->wr_id, 7, "wr_id");
+      expect_equal(static_cast<int>(ibv_wc_read_opcode(cq)), static_cast<int>(IBV_WC_RECV), "opcode");
+      expect_equal(ibv_wc_read_byte_len(cq), 64, "length");
+      expect_equal(ibv_wc_read_imm_data(cq), htobe32(5), "immediate data");
+      expect_equal(ibv_wc_read_qp_num(cq), pair.qp->qp_num, "queue pair");
+      ibv_end_poll(cq);
+      expect(std::strcmp(reinterpret_cast<char*>(buffer.bytes.data() + 100), "written inline") == 0,
+             "content");
+      check.peer.meet();
+    }
+  }
+  expect_equal(ibv_destroy_cq(ibv_cq_ex_to_cq(cq)), 0, "ibv_destroy_cq");
+  check.peer.meet();
+}
+
 /// A stream of numbered messages over a cable that is cut in the middle.
 void cut(Check& check, bool mend_in_time) {
   constexpr std::uint32_t kMessages = 4000;
@@ -1160,6 +1230,7 @@ const std::vector<Named> kChecks = {
     {"stale R_Key", stale_key},
     {"access error event", access_error_event},
     {"resized completion queue", resize},
+    {"extended interfaces", extended_interfaces},
     {"cable cut for good", cut_for_good, true},
     {"cable cut and mended", cut_and_mended, true},
 };

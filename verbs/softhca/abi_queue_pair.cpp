@@ -175,6 +175,36 @@ ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
   return &ibv;
 }
 
+ibv_qp* create_qp_ex(ibv_context*, ibv_qp_init_attr_ex* attr) {
+  constexpr std::uint32_t kKnown =
+      IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_CREATE_FLAGS | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+  constexpr std::uint64_t kConnected = IBV_QP_EX_WITH_RDMA_WRITE | IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM;
+  constexpr std::uint64_t kReliable = kConnected | IBV_QP_EX_WITH_RDMA_READ |
+                                      IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP | IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD;
+  const bool extended = (attr->comp_mask & IBV_QP_INIT_ATTR_SEND_OPS_FLAGS) != 0;
+  const std::uint32_t flags = (attr->comp_mask & IBV_QP_INIT_ATTR_CREATE_FLAGS) != 0 ? attr->create_flags : 0;
+  std::uint64_t allowed = IBV_QP_EX_WITH_SEND | IBV_QP_EX_WITH_SEND_WITH_IMM;
+  if (attr->qp_type == IBV_QPT_RC) allowed |= kReliable;
+  if (attr->qp_type == IBV_QPT_UC) allowed |= kConnected;
+  if ((attr->comp_mask & IBV_QP_INIT_ATTR_PD) == 0 || attr->pd == nullptr) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  if ((attr->comp_mask & ~kKnown) != 0 || (flags & ~std::uint32_t{IBV_QP_CREATE_BLOCK_SELF_MCAST_LB}) != 0 ||
+      (extended && (attr->send_ops_flags & ~allowed) != 0)) {
+    errno = EOPNOTSUPP;
+    return nullptr;
+  }
+  // The beginning of the extended structure is the classic one.
+  ibv_qp_init_attr classic{};
+  std::memcpy(&classic, attr, offsetof(ibv_qp_init_attr, sq_sig_all) + sizeof classic.sq_sig_all);
+  ibv_qp* qp = create_qp(attr->pd, classic, flags);
+  if (qp == nullptr) return nullptr;
+  attr->cap = classic.cap;
+  if (extended) install_extended_posting(object_of(qp), attr->send_ops_flags);
+  return qp;
+}
+
 /// The completions of a queue pair that is reset or destroyed are gone, as on hardware.
 void forget_completions(QueuePair& qp) {
   for (CompletionQueueObject* cq : {qp.send_cq, qp.recv_cq}) {
@@ -194,6 +224,20 @@ void stop_settling(QueuePair& qp) {
   std::erase(qp.send_cq->pending, &qp);
   qp.send_cq->pending_count.store(static_cast<std::uint32_t>(qp.send_cq->pending.size()));
   qp.pending = false;
+}
+
+ibv_srq* create_srq_ex(ibv_context*, ibv_srq_init_attr_ex* attr) {
+  if ((attr->comp_mask & ~(IBV_SRQ_INIT_ATTR_TYPE | IBV_SRQ_INIT_ATTR_PD)) != 0 ||
+      ((attr->comp_mask & IBV_SRQ_INIT_ATTR_TYPE) != 0 && attr->srq_type != IBV_SRQT_BASIC)) {
+    errno = EOPNOTSUPP;
+    return nullptr;
+  }
+  if ((attr->comp_mask & IBV_SRQ_INIT_ATTR_PD) == 0 || attr->pd == nullptr) {
+    errno = EINVAL;
+    return nullptr;
+  }
+  ibv_srq_init_attr classic{attr->srq_context, attr->attr};
+  return ibv_create_srq(attr->pd, &classic);
 }
 
 int check_attributes(QueuePair& qp, const ibv_qp_attr& attr, int mask, std::uint32_t& port_index) {
@@ -301,6 +345,8 @@ int modify(QueuePair& qp, const ibv_qp_attr& attr, int mask) {
 }  // namespace
 
 void install_queue_pair_operations(verbs_context& verbs) {
+  verbs.create_qp_ex = create_qp_ex;
+  verbs.create_srq_ex = create_srq_ex;
   verbs.context.ops.post_send = post_send;
   verbs.context.ops.post_recv = post_recv;
   verbs.context.ops.post_srq_recv = post_srq_recv;
@@ -375,6 +421,7 @@ int ibv_destroy_qp(ibv_qp* qp) {
   }
   pthread_mutex_destroy(&qp->mutex);
   pthread_cond_destroy(&qp->cond);
+  object.discard_batch();
   delete &object;
   return 0;
 }

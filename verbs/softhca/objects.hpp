@@ -168,6 +168,9 @@ struct QueuePair {
     return static_cast<ibv_qp_state>(shared->state.load(std::memory_order_acquire) - 1);
   }
   int post_send(ibv_send_wr* wr, ibv_send_wr** bad);
+  /// All requests of the list, or none.
+  int post_batch(ibv_send_wr* wr);
+  void discard_batch();
   int post_receive(ibv_recv_wr* wr, ibv_recv_wr** bad);
   /// Under `mutex`: delivers what can be delivered.
   void advance();

@@ -122,6 +122,20 @@ int QueuePair::post_send(ibv_send_wr* wr, ibv_send_wr** bad) {
   return error;
 }
 
+int QueuePair::post_batch(ibv_send_wr* wr) {
+  std::lock_guard lock(mutex);
+  const std::uint32_t tail_before = tail, psn_before = next_psn;
+  for (; wr != nullptr; wr = wr->next) {
+    if (const int error = append(*wr)) {
+      tail = tail_before;
+      next_psn = psn_before;
+      return error;
+    }
+  }
+  advance();
+  return 0;
+}
+
 int QueuePair::append(const ibv_send_wr& wr) {
   const ibv_qp_state now = state();
   if (now == IBV_QPS_RESET || now == IBV_QPS_INIT || now == IBV_QPS_RTR) return EINVAL;
