@@ -13,7 +13,7 @@ std::string advise(const std::string& doing, const std::exception& error) {
       case EPERM:
       case EACCES:
         hint =
-            "Run fabricd as root, or with the capabilities of packaging/systemd/fabricd.service "
+            "Run fabricd as root, or with the capabilities of the systemd unit "
             "(CAP_NET_ADMIN, CAP_IPC_LOCK, access to /dev/infiniband and /dev/net/tun)";
         break;
       case ENOMEM:

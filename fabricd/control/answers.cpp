@@ -86,6 +86,9 @@ MeasurementRequest measurement_request(const Request& request, HostIndex destina
   if (const auto count = whole("iterations", 1, most_iterations)) result.iterations = *count;
   if (const auto duration = whole("duration_ms", 1, 86'400'000)) {
     result.duration = std::chrono::milliseconds(*duration);
+    // A latency keeps every sample, so it has a most; it ends with whichever comes first.
+    if (request.object == "lat" && !request.args.contains("iterations"))
+      result.iterations = R::kMaximumSamples;
   }
   if (const auto interval = whole("interval_us", 100, 3'600'000'000)) {
     result.interval = std::chrono::microseconds(*interval);

@@ -27,9 +27,9 @@ struct MeasurementRequest {
   std::optional<unsigned> way;  ///< nothing: the way that traffic takes now
   std::uint32_t size = 64;      ///< payload bytes of a frame, raised to kMinimumSize, at most kMaximumSize
   std::uint64_t iterations =
-      1000;  ///< frames; ignored where a duration is given. latency: at most kMaximumSamples
-  std::chrono::nanoseconds duration{0};                               ///< bandwidth: 0 for `iterations`
-  std::chrono::nanoseconds interval{std::chrono::seconds(1)};         ///< ping
+      1000;  ///< frames. bandwidth: ignored where a duration is given; latency: at most kMaximumSamples
+  std::chrono::nanoseconds duration{0};                        ///< bandwidth, latency: 0 for `iterations`
+  std::chrono::nanoseconds interval{std::chrono::seconds(1)};  ///< ping
   std::chrono::nanoseconds timeout{std::chrono::milliseconds(1000)};  ///< wait for one answer
 
   static constexpr std::uint32_t kMinimumSize = 40;  ///< what an echo needs to carry (Echo::kSize)

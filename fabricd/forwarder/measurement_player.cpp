@@ -90,7 +90,9 @@ bool MeasurementPlayer::step_echo(Measurement& m, TimePoint now) {
   const bool trace = m.request.kind == MeasurementKind::trace;
   const std::uint64_t last =
       trace ? std::min<std::uint64_t>(m.request.iterations, kHopLimit) : m.request.iterations;
-  if (m.sequence == last || (trace && (m.reached || m.lost_in_a_row == kSilentHops))) {
+  const bool timed = m.request.kind == MeasurementKind::latency && m.request.duration > Duration::zero();
+  if (m.sequence == last || (timed && now >= m.began + m.request.duration) ||
+      (trace && (m.reached || m.lost_in_a_row == kSilentHops))) {
     finish(m, nullptr);
     return true;
   }

@@ -73,7 +73,7 @@ json::object Client::ask(const std::string& object, const json::object& args, un
     json::object answer = json::parse(read_line()).as_object();
     if (const auto* error = answer.if_contains("error")) throw Failed(std::string(error->as_string()));
     if (!answer.contains("more")) return answer;
-    answer.erase("more");
+    answer.stable_erase("more");
     if (more) more(answer);
   }
 }

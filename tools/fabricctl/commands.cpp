@@ -329,7 +329,7 @@ int bandwidth(Invocation& invocation) {
     }
     answer["share_of_rate"] = rate > 0 ? gbits / rate : 0;
     if (least > 0) answer["enough"] = enough;
-    answer.erase("schema");
+    answer.stable_erase("schema");
     results.push_back(std::move(answer));
   }
   if (invocation.json) {
@@ -366,8 +366,12 @@ int latency(Invocation& invocation) {
                  "Microseconds that the typical latency may have at most for exit status 0")
       ->check(CLI::PositiveNumber);
   if (!arguments.parse()) return kDone;
-  json::object args{{"host", host}, {"size", size}, {"iterations", iterations}};
-  if (duration > 0) args["duration_ms"] = static_cast<std::uint64_t>(std::max(1.0, duration * 1e3));
+  json::object args{{"host", host}, {"size", size}};
+  if (duration > 0) {
+    args["duration_ms"] = static_cast<std::uint64_t>(std::max(1.0, duration * 1e3));
+  } else {
+    args["iterations"] = iterations;
+  }
   if (way >= 0) args["way"] = way;
   Client client(invocation.socket);
   if (!invocation.json) print(perftest_rule() + "\n" + latency_heading() + "\n");
