@@ -41,9 +41,10 @@ MadPort::MadPort(const std::string& device, std::uint8_t port, bool manage) {
   if (port_ < 0) throw VerbsError(-port_, "umad_open_port " + place(device, port));
   try {
     set_nonblocking(umad_get_fd(port_));
-    const auto enlist = [&](Agent agent, MadClass management_class, int version, MethodMask methods) {
+    const auto enlist = [&](Agent agent, MadClass management_class, int version, MethodMask methods,
+                            std::uint8_t rmpp = 0) {
       agents_[agent] =
-          umad_register(port_, static_cast<int>(management_class), version, 0, methods.bits.data());
+          umad_register(port_, static_cast<int>(management_class), version, rmpp, methods.bits.data());
       if (agents_[agent] < 0)
         throw VerbsError(manage ? EBUSY : -agents_[agent],
                          "umad_register of class " + std::to_string(static_cast<int>(management_class)) +
@@ -60,7 +61,8 @@ MadPort::MadPort(const std::string& device, std::uint8_t port, bool manage) {
       enlist(lid_routed, MadClass::subnet_lid_routed, 1, management);
       enlist(administration, MadClass::subnet_administration, 2,
              MethodMask{MadMethod::get, MadMethod::set, MadMethod::get_table, MadMethod::get_multi,
-                        MadMethod::remove});
+                        MadMethod::remove},
+             UMAD_RMPP_VERSION);
     } else {
       enlist(directed_route, MadClass::subnet_directed_route, 1, MethodMask{});
       enlist(lid_routed, MadClass::subnet_lid_routed, 1, MethodMask{});
@@ -113,14 +115,25 @@ bool MadPort::send(const Mad& mad, const MadAddress& destination, std::chrono::m
     ++counters_.unsent;
     return false;
   }
-  std::fill(buffer_.begin(), buffer_.end(), std::uint8_t{0});
+  return post(*agent, mad.bytes(), destination, timeout);
+}
+
+bool MadPort::send(std::span<const std::uint8_t> answer, const MadAddress& destination) {
+  return post(administration, answer, destination, std::chrono::milliseconds{0});
+}
+
+bool MadPort::post(Agent agent, std::span<const std::uint8_t> bytes, const MadAddress& destination,
+                   std::chrono::milliseconds timeout) {
+  // At least a datagram: libibumad reads that much of what is shorter.
+  buffer_.assign(umad_size() + std::max(bytes.size(), Mad::kSize), 0);
   void* umad = buffer_.data();
   umad_set_addr(umad, destination.lid.value(), static_cast<int>(destination.qpn.value()), destination.sl,
                 destination.qpn == Qpn{0} ? 0 : static_cast<int>(UMAD_QKEY));
   umad_get_mad_addr(umad)->path_bits = destination.path_bits;
   umad_set_pkey(umad, destination.pkey_index);
-  std::memcpy(umad_get_mad(umad), mad.bytes().data(), Mad::kSize);
-  if (umad_send(port_, agents_[*agent], umad, Mad::kSize, static_cast<int>(timeout.count()), 0) < 0) {
+  std::memcpy(umad_get_mad(umad), bytes.data(), bytes.size());
+  if (umad_send(port_, agents_[agent], umad, static_cast<int>(bytes.size()),
+                static_cast<int>(timeout.count()), 0) < 0) {
     ++counters_.unsent;
     return false;
   }
@@ -129,6 +142,7 @@ bool MadPort::send(const Mad& mad, const MadAddress& destination, std::chrono::m
 }
 
 std::optional<MadPort::Incoming> MadPort::receive() {
+  buffer_.resize(umad_size() + Mad::kSize);
   void* umad = buffer_.data();
   for (;;) {
     int length = Mad::kSize;

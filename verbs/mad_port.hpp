@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ class MadPort {
   /// `timeout` 0: no answer is expected. False when it could not be sent; no answer and no timeout comes
   /// then.
   bool send(const Mad& mad, const MadAddress& destination, std::chrono::milliseconds timeout);
+  /// An answer of the administrator: a whole datagram, or (RMPP active) headers and records of any length,
+  /// which the kernel divides.
+  bool send(std::span<const std::uint8_t> answer, const MadAddress& destination);
   /// Nothing when there is none now. Throws VerbsError when the port is gone.
   [[nodiscard]] std::optional<Incoming> receive();
 
@@ -51,6 +55,8 @@ class MadPort {
  private:
   enum Agent : std::uint8_t { directed_route, lid_routed, administration, handshake, count };
   [[nodiscard]] std::optional<Agent> agent_for(const Mad& mad) const;
+  bool post(Agent agent, std::span<const std::uint8_t> bytes, const MadAddress& destination,
+            std::chrono::milliseconds timeout);
   void close() noexcept;
 
   int port_ = -1;  ///< libibumad's name for the open port

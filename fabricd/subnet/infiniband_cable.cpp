@@ -34,6 +34,7 @@
 #include <tuple>
 #include <utility>
 
+#include "fabricd/subnet/subnet_administrator.hpp"
 #include "fabricd/subnet/subnet_manager.hpp"
 #include "verbs/handshake.hpp"
 #include "verbs/mad_port.hpp"
@@ -268,6 +269,7 @@ class InfinibandCable final : public verbs::Cable {
     reason_ = settings_.manage ? "" : "Another program on this host is the subnet manager of this port.";
     port_life_ = std::make_shared<int>();
     settings_.first_tid = random_number();
+    settings_.port_guid = device_.port_guid(configuration_.device_port);
     manager_.emplace(settings_);
     handshake_.emplace(configuration_.identity);
     device_.on_port_event(configuration_.device_port,
@@ -330,6 +332,11 @@ class InfinibandCable final : public verbs::Cable {
       return;
     }
     if (mad.is_subnet_management()) return tell(subnet::MadReceived{mad, incoming.source});
+    if (mad.management_class() == verbs::MadClass::subnet_administration) {
+      if (const auto answer = administrator_.handle(manager_->view(), mad))
+        mad_port_->send(answer->bytes, incoming.source);
+      return;
+    }
     if (mad.management_class() == verbs::MadClass::vendor_handshake && incoming.source.qpn == Qpn{1} &&
         mad.oui() == verbs::MadPort::kOui && mad.method() == verbs::MadMethod::send) {
       const auto message = verbs::handshake::decode(mad.vendor_data());
@@ -366,6 +373,7 @@ class InfinibandCable final : public verbs::Cable {
         (manager_->view().planned_own_lid != own_lid_ || manager_->view().planned_peer_lid != peer_lid_))
       link_lost("local", "the cable gets its agreed LIDs");
     for (const auto& action : actions) std::visit([this](const auto& a) { perform(a); }, action);
+    if (manager_->view().state != verbs::SmState::master) administrator_.forget();
     follow_link();
     arm_manager_timer();
   }
@@ -610,6 +618,9 @@ class InfinibandCable final : public verbs::Cable {
                        {"elections", manager.elections},
                        {"handovers", manager.handovers},
                        {"traps", manager.traps},
+                       {"sa_queries", administrator_.counters().queries},
+                       {"sa_refused", administrator_.counters().refused},
+                       {"sa_joins", administrator_.counters().joins},
                        {"mads_sent", datagrams.sent},
                        {"mads_received", datagrams.received},
                        {"mads_unsent", datagrams.unsent},
@@ -648,6 +659,7 @@ class InfinibandCable final : public verbs::Cable {
   std::shared_ptr<const void> port_life_;
   std::optional<verbs::MadPort> mad_port_;
   std::optional<subnet::SubnetManager> manager_;
+  subnet::SubnetAdministrator administrator_;
   std::optional<verbs::handshake::Handshake> handshake_;
   std::optional<QueuePairs> pairs_;
   asio::posix::stream_descriptor descriptor_;

@@ -165,7 +165,9 @@ bool View::to_oneself() const {
 }
 
 SubnetManager::SubnetManager(Settings settings)
-    : settings_(std::move(settings)), next_tid_(settings_.first_tid) {}
+    : settings_(std::move(settings)), next_tid_(settings_.first_tid) {
+  view_.priority = settings_.priority;
+}
 
 std::vector<Action> SubnetManager::handle(TimePoint now, const Event& event) {
   now_ = now;
@@ -262,6 +264,7 @@ void SubnetManager::on(const SendTimedOut& event) {
 
 void SubnetManager::on(const SettingsChanged& event) {
   settings_ = event.settings;
+  view_.priority = settings_.priority;
   follow_plan();
 }
 
@@ -773,12 +776,12 @@ void SubnetManager::follow_plan() {
 bool SubnetManager::peer_wins() const {
   const SmInfo& other = *view_.peer_sm;
   if (other.priority() != settings_.priority) return other.priority() > settings_.priority;
-  return view_.own.node && other.guid() < view_.own.node->port_guid();
+  return other.guid() < settings_.port_guid;
 }
 
 SmInfo SubnetManager::own_sm_info() const {
   SmInfo info;
-  if (view_.own.node) info.set_guid(view_.own.node->port_guid());
+  info.set_guid(settings_.port_guid);
   info.set_sm_key(kSmKey);
   info.set_priority_and_state(settings_.priority, view_.state);
   info.set_activity(static_cast<std::uint32_t>(view_.counters.requests));

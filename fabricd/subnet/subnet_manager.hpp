@@ -20,6 +20,7 @@ namespace fabric::daemon::subnet {
 
 struct Settings {
   Guid host;              ///< of this daemon
+  Guid port_guid;         ///< of the own port; known before anything is asked, since it decides elections
   std::uint8_t port = 1;  ///< number of the own port on its adapter, from 1
   std::uint8_t priority = 8;
   std::map<Guid, Lid> base_lids;  ///< ring-wide agreement, by host GUID; may be empty or partial
@@ -99,6 +100,7 @@ struct View {
   Stage stage = Stage::stopped;
   verbs::SmState state = verbs::SmState::not_active;
   TimePoint state_since{};
+  std::uint8_t priority = 0;
   std::string reason;  ///< of the stage, where it needs one
   End own, peer;
   std::optional<verbs::SmInfo> peer_sm;

@@ -48,6 +48,22 @@ TEST(SubnetManager, BringsAFreshCableToActive) {
   EXPECT_EQ(cable.view(0).peer.description, "n");
 }
 
+// Whoever starts when, by microseconds: never a moment in which both stand by for each other.
+TEST(SubnetManager, SimultaneousStartsElectAtOnce) {
+  for (int offset = 0; offset < 200; ++offset) {
+    SCOPED_TRACE(offset);
+    Cable cable = make_cable(base_seed() + static_cast<std::uint64_t>(offset));
+    cable.plug(false);
+    const int first = offset % 2;
+    cable.start(first);
+    cable.run(Duration(offset * 5us));
+    cable.start(1 - first);
+    const auto took = cable.run_until([&] { return cable.ports_active(); }, 1s);
+    ASSERT_TRUE(took);
+    EXPECT_LT(*took, 5ms);
+  }
+}
+
 TEST(SubnetManager, NegotiatesTheSmallerMtu) {
   Cable cable = make_cable();
   cable.sides[1].sma.set_mtu_cap(4);
@@ -203,7 +219,7 @@ TEST(SubnetManager, ChangesToAgreedLidsWhenTheyCome) {
   const Lid provisional = cable.sides[1].sma.port.lid();
   cable.check = [&] { EXPECT_TRUE(cable.ports_active()); };
 
-  Settings settings{.host = low_host, .port = 1};
+  Settings settings{.host = low_host, .port_guid = kLowPort, .port = 1};
   settings.base_lids = {{low_host, Lid{2}}, {high_host, Lid{4}}};
   cable.give(0, SettingsChanged{settings});
   const auto own = cable.run_until([&] { return cable.sides[0].sma.port.lid() == Lid{2}; }, 1s);

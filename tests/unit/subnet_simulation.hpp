@@ -49,7 +49,9 @@ struct Sma {
     bytes = {};
     verbs::store_big_endian<4>(bytes, 20, 1U << 25);  // client reregistration
     bytes[28] = number;
+    bytes[31] = 2;     // 4x
     bytes[37] = 0x40;  // VLCap VL0-7
+    bytes[62] = 0x20;  // 25 Gbit/s a lane
     bytes[41] = 0x05;  // MTUCap 4096
     port = PortInfo(std::span<const std::uint8_t, 64>(bytes));
     port.set_state(PortState::down);
@@ -138,6 +140,7 @@ class Cable {
   void start(int side, Settings settings = {}) {
     Side& s = sides[side];
     settings.port = s.sma.node.local_port();
+    settings.port_guid = s.sma.node.port_guid();
     if (settings.host == Guid{}) settings.host = s.sma.node.node_guid();
     settings.first_tid = static_cast<std::uint32_t>(random());
     s.manager = std::make_unique<SubnetManager>(settings);
