@@ -118,6 +118,11 @@ constexpr std::uint16_t kFirstMlid = 0xC000, kLastMlid = 0xC3FF;
 constexpr Gid kBroadcastGroup{0xFF, 0x12, 0x40, 0x1B, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF};
 constexpr std::uint64_t kLinkLocalPrefix = 0xFE80ULL << 48;
 
+/// MGIDs that administrators choose (15.2.5.17.2): nobody may ask for one within a link.
+bool is_reserved(const Gid& mgid) {
+  return mgid[2] == 0xA0 && mgid[3] == 0x1B && (mgid[1] & 0x0F) == 2;
+}
+
 struct RateCode {
   std::uint8_t code;
   unsigned gigabits_by_ten;
@@ -577,12 +582,13 @@ SubnetAdministrator::Result SubnetAdministrator::join(const Query& query) {
     };
     while (mlid <= kLastMlid && taken()) ++mlid;
     if (mlid > kLastMlid) return {0x0100};  // no resources
-    if (mgid == Gid{}) {                    // one may be chosen: transient, of the asked scope, from the MLID
+    const bool chosen = mgid == Gid{};
+    if (chosen) {  // one may be chosen: transient, of the asked scope, from the MLID
       const std::uint8_t scope = query.has(kScope) ? query.data[kScopeAt] >> 4 : 2;
       mgid = {0xFF, static_cast<std::uint8_t>(0x10 | scope), 0xA0, 0x1B};
       store_big_endian<2>(mgid, 14, mlid);
     }
-    if (mgid[0] != 0xFF) return {kInvalidRequest};
+    if (mgid[0] != 0xFF || (!chosen && is_reserved(mgid))) return {kInvalidRequest};
     Group group;
     group.record.assign(query.data.begin(), query.data.begin() + kSize);
     put(group.record, kMgidAt, mgid);
