@@ -59,7 +59,7 @@ struct SharedPort {
   std::atomic<std::uint64_t> rate_limit;     ///< bit/s, 0 none
   std::atomic<std::uint32_t> loss_ppm, corrupt_ppm;  ///< of packets sent by this port
 
-  SharedCounters counters;
+  alignas(64) SharedCounters counters;  ///< written by every message, away from what every message reads
 };
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);

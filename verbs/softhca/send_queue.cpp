@@ -220,10 +220,14 @@ void QueuePair::advance() {
     settle();
   } else if (!pending) {
     pending = true;
-    std::lock_guard lock(send_cq->pending_mutex);
-    send_cq->pending.push_back(this);
-    send_cq->pending_count.store(static_cast<std::uint32_t>(send_cq->pending.size()),
-                                 std::memory_order_release);
+    {
+      std::lock_guard lock(send_cq->pending_mutex);
+      send_cq->pending.push_back(this);
+      send_cq->pending_count.store(static_cast<std::uint32_t>(send_cq->pending.size()),
+                                   std::memory_order_seq_cst);
+    }
+    // Whoever armed the queue meanwhile may not have seen that something is pending.
+    if (send_cq->shared->armed.load(std::memory_order_seq_cst) != 0) settle();
   }
 }
 
