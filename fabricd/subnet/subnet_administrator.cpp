@@ -588,7 +588,8 @@ SubnetAdministrator::Result SubnetAdministrator::join(const Query& query) {
       mgid = {0xFF, static_cast<std::uint8_t>(0x10 | scope), 0xA0, 0x1B};
       store_big_endian<2>(mgid, 14, mlid);
     }
-    if (mgid[0] != 0xFF || (!chosen && is_reserved(mgid))) return {kInvalidRequest};
+    const bool unknown_flags = (mgid[1] & 0xE0) != 0;
+    if (mgid[0] != 0xFF || unknown_flags || (!chosen && is_reserved(mgid))) return {kInvalidRequest};
     Group group;
     group.record.assign(query.data.begin(), query.data.begin() + kSize);
     put(group.record, kMgidAt, mgid);

@@ -219,6 +219,12 @@ TEST_F(SubnetAdministratorTest, GroupsComeAndGoWithTheirMembers) {
   EXPECT_EQ(records(answer(request(MadMethod::get_table, kMember, 0))), 1U);
 }
 
+TEST_F(SubnetAdministratorTest, RefusesMgidsThatNobodyMayAskFor) {
+  for (const Gid& mgid :
+       {Gid{0xFA, 0x12, 0x40, 0x1B}, Gid{0xFF, 0x22, 0x40, 0x1B}, Gid{0xFF, 0x12, 0xA0, 0x1B}})
+    EXPECT_EQ(status(answer(join(mgid, 0x22, 1, kLaterJoin))), 0x0200);
+}
+
 TEST_F(SubnetAdministratorTest, ChoosesAnMgidWhenNoneIsGiven) {
   const auto made = answer(join(Gid{}, 0x22, 1, kLaterJoin));
   ASSERT_EQ(status(made), 0);
