@@ -85,7 +85,7 @@ struct QueuePair : ibv_qp {
           if (peer->receives.empty()) return;  // receiver not ready: tried again for ever
           const Receive receive = peer->receives.front();
           peer->receives.pop_front();
-          std::memcpy(receive.buffer, send.bytes.data(), std::min(send.bytes.size(), receive.size));
+          std::copy_n(send.bytes.begin(), std::min(send.bytes.size(), receive.size), receive.buffer);
           complete(peer->recv_cq, receive.id, IBV_WC_SUCCESS, IBV_WC_RECV,
                    static_cast<std::uint32_t>(send.bytes.size()));
           ++delivered;
