@@ -55,8 +55,9 @@ namespace {
 
 constexpr std::size_t kBacklogLimit = 16384;  // messages of one socket
 constexpr std::size_t kLongestControlLine = 65536;
-constexpr unsigned kMadsAtOnce = 64;    // of one port, before others get their turn
-constexpr int kSocketBuffer = 4 << 20;  // an RMPP message crosses the socket whole
+constexpr unsigned kMadsAtOnce = 16;              // of one port, before others get their turn
+constexpr std::size_t kLongestMessage = 1 << 20;  // of an agent that leaves RMPP to the kernel
+constexpr int kSocketBuffer = 4 << 20;            // an RMPP message crosses the socket whole
 
 [[noreturn]] void fail(const std::string& what) {
   throw std::system_error(errno, std::generic_category(), what);
@@ -430,14 +431,25 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   }
 
   void handle_mads(Endpoint& endpoint) {
-    for (unsigned i = 0; i < kMadsAtOnce && !endpoint.closed; ++i) {
-      const ssize_t got =
-          ::recv(endpoint.socket.get(), umad_buffer_.data(), umad_buffer_.size(), MSG_DONTWAIT | MSG_TRUNC);
-      if (got < 0 && errno == EAGAIN) return;
-      if (got <= 0) return close_endpoint(endpoint);
-      const auto size = static_cast<std::size_t>(got);
-      if (size <= umad_buffer_.size())
-        kernel_.send(now(), endpoint.umad, std::span(umad_buffer_).first(size));
+    std::array<iovec, kMadsAtOnce> parts;
+    std::array<mmsghdr, kMadsAtOnce> messages{};
+    for (unsigned i = 0; i < kMadsAtOnce; ++i) {
+      parts[i] = {umad_buffer_.get() + i * kLongestMessage, kLongestMessage};
+      messages[i].msg_hdr.msg_iov = &parts[i];
+      messages[i].msg_hdr.msg_iovlen = 1;
+    }
+    const int count = ::recvmmsg(endpoint.socket.get(), messages.data(), kMadsAtOnce, MSG_DONTWAIT, nullptr);
+    if (count < 0) {
+      if (errno != EAGAIN && errno != EINTR) close_endpoint(endpoint);
+      return;
+    }
+    const TimePoint present = now();
+    for (int i = 0; i < count; ++i) {
+      const mmsghdr& message = messages[static_cast<unsigned>(i)];
+      if (message.msg_len == 0) return close_endpoint(endpoint);
+      if ((message.msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
+      kernel_.send(present, endpoint.umad,
+                   {static_cast<const std::uint8_t*>(message.msg_hdr.msg_iov->iov_base), message.msg_len});
     }
   }
 
@@ -606,7 +618,9 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   Model model_;
   KernelMad kernel_;
   std::unordered_map<UmadId, Endpoint*> umad_ports_;
-  std::vector<std::uint8_t> umad_buffer_ = std::vector<std::uint8_t>(kSocketBuffer);
+  // Pages that no message has needed are never touched.
+  std::unique_ptr<std::uint8_t[]> umad_buffer_ =
+      std::make_unique_for_overwrite<std::uint8_t[]>(kMadsAtOnce * kLongestMessage);
   Descriptor epoll_;
   std::map<std::pair<ClientId, std::uint64_t>, Descriptor> published_;
   ClientId next_client_ = 1;
