@@ -18,6 +18,9 @@ constexpr Duration kPeakWindow = 100ms;
 constexpr std::uint64_t kSilentHops = 3;
 constexpr unsigned kStreamBatch = 32;  ///< frames in one round, so that traffic has its turn
 constexpr Duration kReportInterval = 20ms;
+/// Frames of a bandwidth measurement that the destination has not reported on: more than the fastest cable holds,
+/// fewer than a relay can queue. Without the limit a source outruns a slower relay, and measures its drops.
+constexpr std::uint64_t kStreamWindow = 128;
 
 std::uint64_t nanoseconds(Duration duration) {
   return static_cast<std::uint64_t>(duration.count());
@@ -141,10 +144,13 @@ bool MeasurementPlayer::step_bandwidth(Measurement& m, TimePoint now) {
     for (unsigned i = 0; i < kStreamBatch; ++i) {
       if (outlet_.crowded(m.request.destination, m.result.way)) break;
       if (!timed && m.result.iterations == m.request.iterations) break;
+      if (m.result.iterations - m.reported >= kStreamWindow) break;
       if (!send_stream(m)) break;
+      if (m.result.iterations % (kStreamWindow / 4) == 0) request_report(m, now);
     }
     const bool sent = m.result.iterations != before;
     if (sent) m.give_up = now + m.request.timeout;
+    if (!sent && now >= m.asked + kReportInterval) request_report(m, now);  // the last answer was lost
     if (now >= m.give_up) {
       finish(m, "frames could not be sent");
       return true;
@@ -166,11 +172,18 @@ bool MeasurementPlayer::step_bandwidth(Measurement& m, TimePoint now) {
   }
   if (now < m.next_send) return false;
   m.next_send = now + kReportInterval;
+  return request_report(m, now);
+}
+
+/// Asks behind all frames sent so far: when the answer comes, each of them has arrived or been dropped.
+bool MeasurementPlayer::request_report(Measurement& m, TimePoint now) {
   const Slot slot = outlet_.take_local();
   if (slot == kNoSlot) return false;
+  m.asked = now;
   Echo echo;
   echo.operation = Echo::Operation::report_request;
   echo.session = m.session;
+  echo.sequence = m.result.iterations;
   echo.asked = nanoseconds(now);
   echo.encode(outlet_.payload(slot));
   outlet_.clear_payload(slot, Echo::kSize, Echo::kReportSize);
@@ -261,7 +274,9 @@ void MeasurementPlayer::take_answer(const Echo& echo, const FrameHeader& header)
   if (found == active_.end()) return counters_[HostCounter::drop_no_session].add();
   Measurement& m = **found;
   if (echo.operation == Echo::Operation::report) {
-    if (m.request.kind != MeasurementKind::bandwidth || !m.reached) return;
+    if (m.request.kind != MeasurementKind::bandwidth) return;
+    m.reported = std::max(m.reported, std::min(echo.sequence, m.result.iterations));
+    if (!m.reached) return;
     BandwidthResult& result = m.result.bandwidth;
     result.received_frames = echo.report.frames;
     result.received_bytes = echo.report.bytes;

@@ -33,6 +33,7 @@ struct Measurement {
   // How far it is.
   bool begun = false, waiting = false, reached = false;
   std::uint64_t sequence = 0, lost_in_a_row = 0;
+  std::uint64_t reported = 0;  ///< bandwidth: frames whose fate the destination has reported
   TimePoint began, next_send, asked, deadline, give_up;
 };
 
@@ -102,6 +103,7 @@ class MeasurementPlayer {
   bool step_bandwidth(Measurement&, TimePoint now);
   bool send_echo(Measurement&, TimePoint now);
   bool send_stream(Measurement&);
+  bool request_report(Measurement& m, TimePoint now);
   void answer(Slot, std::uint32_t payload, const routing::FrameHeader&, PortIndex ingress, Echo);
   void take_answer(const Echo&, const routing::FrameHeader&);
   void finish(Measurement&, const char* error);
