@@ -29,6 +29,7 @@ using std::chrono::steady_clock;
 namespace {
 
 constexpr const char* kRoot = "/run/fabric-lab";
+constexpr int kDaemonNice = -10;  ///< what fabricd gives its data thread
 /// How long daemons may take to leave in good order before `down` kills them. Sanitizers look for leaks then.
 constexpr auto kGrace = milliseconds(10000);
 
@@ -232,7 +233,12 @@ void Lab::start_fabricd(const std::string& host) {
   if (auto at = command.environment.find("ASAN_OPTIONS"); at != command.environment.end())
     at->second = "log_path=" + (directory_of(host) / "sanitizer").string();
   command.log = directory_of(host) / "fabricd.log";
-  command.enter = [&] { namespace_of(host).enter(host, directory_ / "hosts"); };
+  command.enter = [&] {
+    // In a session of its own the daemon is in a scheduling group of its own (sched(7), autogroup), where its
+    // threads' nice values count among themselves only. This is the group's: as they would count on a host.
+    std::ofstream("/proc/self/autogroup") << kDaemonNice;
+    namespace_of(host).enter(host, directory_ / "hosts");
+  };
   write_pid_file(pid_file, spawn(command));
 }
 
