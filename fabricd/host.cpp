@@ -73,6 +73,7 @@ struct Host::Port {
   std::uint64_t times_up = 0;  ///< also tells one connection from the next
   std::chrono::system_clock::time_point since = std::chrono::system_clock::now();
   std::string last_detector, last_reason;
+  std::string trouble;  ///< that was recorded last; empty: none now
   /// Received before this end was told that the connection is up.
   std::vector<std::vector<std::byte>> early;
 };
@@ -226,7 +227,7 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
     callbacks.down = [this, self](const std::string& detector, const std::string& reason) {
       cable_down(*self, detector, reason);
     };
-    callbacks.changed = [] {};
+    callbacks.changed = [this, self] { cable_changed(*self); };
     // The only place that asks for the link layer.
     if (device.query_port(device_port).link_layer == IBV_LINK_LAYER_ETHERNET) {
       port->cable = make_ethernet_cable(io_, device, {device_port, identity}, resources, callbacks);
@@ -246,7 +247,9 @@ void Host::cable_up(Port& port, const verbs::Connection& connection) {
   port.connected = true;
   ++port.times_up;
   port.since = std::chrono::system_clock::now();
-  port.channel->attach(now());
+  // To probe a cable much more often than its death takes to show finds nothing sooner; and where the adapter
+  // is slow to tell, it is one in software, for which every probe is work.
+  port.channel->attach(now(), connection.detection / 4);
   forwarder_->attach(port.index, connection.data, connection.rate);
   const verbs::Identity& neighbour = connection.neighbour;
   record_(EventLevel::info, "cable-up",
@@ -289,6 +292,18 @@ void Host::cable_down(Port& port, const std::string& detector, const std::string
            {"reason", reason},
            {"detached_us", microseconds(detached)}});
   feed(routing::CableDown{port.index, reason});
+}
+
+void Host::cable_changed(Port& port) {
+  if (!port.cable) return;  // its first word about itself comes from within its making
+  const verbs::CableStatus& status = port.cable->status();
+  const bool trouble =
+      status.phase == verbs::CablePhase::no_device || status.phase == verbs::CablePhase::refused;
+  const std::string text = trouble ? status.reason : "";
+  if (std::exchange(port.trouble, text) == text || !trouble) return;
+  record_(EventLevel::warning,
+          status.phase == verbs::CablePhase::refused ? "cable-refused" : "port-unusable",
+          fmt::format("{}: {}", port.name, text), {{"port", port.index.value() + 1}, {"reason", text}});
 }
 
 void Host::give_up(PortIndex index, const std::string& detector, const std::string& reason) {

@@ -85,6 +85,7 @@ class Host {
   // Cable callbacks
   void cable_up(Port& port, const verbs::Connection& connection);
   void cable_down(Port& port, const std::string& detector, const std::string& reason);
+  void cable_changed(Port& port);
   /// Resets the cable from the event loop, unless its connection has changed by then.
   void give_up(PortIndex port, const std::string& detector, const std::string& reason);
 

@@ -38,6 +38,8 @@ struct Connection {
   ibv_qp* control = nullptr;
   std::uint64_t rate = 0;      ///< bit/s
   std::uint32_t path_mtu = 0;  ///< bytes
+  /// How long the adapter takes to find that the cable is dead, at least. Zero: unknown.
+  Duration detection{};
 };
 
 /// The neighbour as far as it is known, for people.

@@ -73,9 +73,10 @@ void ControlChannel::prepare(ibv_qp* qp) {
   for (unsigned i = 0; i < kReceives; ++i) check(post_receive(i), "ibv_post_recv (control)");
 }
 
-void ControlChannel::attach(TimePoint now) {
+void ControlChannel::attach(TimePoint now, Duration at_most_every) {
   if (qp_ == nullptr) return;
   attached_ = true;
+  interval_ = std::max(heartbeat_, at_most_every);
   active_ = true;
   heartbeat_posted_ = false;
   next_tick_ = now;  // at once: messages may have come before
@@ -217,7 +218,7 @@ void ControlChannel::tick(TimePoint now) {
     ++counters_.heartbeats;
   }
   active_ = false;
-  next_tick_ = now + heartbeat_;
+  next_tick_ = now + interval_;
 }
 
 void ControlChannel::fail(const std::string& detector, const std::string& reason) {

@@ -59,7 +59,8 @@ class ControlChannel {
   /// The queue pair is in INIT: posts the receives. Throws VerbsError.
   void prepare(ibv_qp* qp);
   /// The queue pair is in RTS: send() may be called, the heartbeat begins.
-  void attach(TimePoint now);
+  /// `at_most_every`: the heartbeat is not quicker, whatever was configured (Connection::detection).
+  void attach(TimePoint now, Duration at_most_every = {});
   /// Lets go of the queue pair and forgets what was queued. Moves it to the error state.
   void detach();
 
@@ -97,7 +98,7 @@ class ControlChannel {
   void fail(const std::string& detector, const std::string& reason);
 
   Callbacks callbacks_;
-  Duration heartbeat_;
+  Duration heartbeat_;  ///< as configured
   Counters counters_;
 
   std::unique_ptr<std::byte, Unmap> memory_;
@@ -109,6 +110,7 @@ class ControlChannel {
   ibv_qp* qp_ = nullptr;
   std::uint32_t attachment_ = 0;  ///< tells its completions from those of earlier queue pairs
   bool attached_ = false, failed_ = false;
+  Duration interval_{};  ///< of its heartbeat
   unsigned credits_ = 0;  ///< messages that the neighbour has room for
   unsigned owed_ = 0;     ///< credits to give back
   std::vector<std::uint8_t> free_sends_;

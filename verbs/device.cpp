@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 namespace fabric::verbs {
@@ -43,6 +44,15 @@ Device::Device(const std::string& name) : name_(name) {
   system_image_guid_ = Guid{be64toh(attributes.sys_image_guid)};
   port_count_ = attributes.phys_port_cnt;
   set_nonblocking(context_->async_fd);
+}
+
+std::string Device::driver() const {
+  const std::filesystem::path folder = "/sys/class/infiniband/" + name_;
+  std::error_code error;
+  const auto link = std::filesystem::read_symlink(folder / "device/driver", error);
+  if (!error) return link.filename();
+  // Soft-RoCE has no device of its own, but says which interface it is on.
+  return std::filesystem::exists(folder / "parent", error) ? "rdma_rxe" : "";
 }
 
 ibv_port_attr Device::query_port(std::uint8_t port) const {

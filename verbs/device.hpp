@@ -38,6 +38,9 @@ class Device {
   [[nodiscard]] Guid system_image_guid() const { return system_image_guid_; }
   [[nodiscard]] std::uint8_t port_count() const { return port_count_; }
 
+  /// Kernel driver, from sysfs: "mlx5_core", "rdma_rxe"; empty where the kernel does not know the adapter.
+  [[nodiscard]] std::string driver() const;
+
   /// Throws VerbsError. `port` from 1.
   [[nodiscard]] ibv_port_attr query_port(std::uint8_t port) const;
   [[nodiscard]] ibv_gid query_gid(std::uint8_t port, int index = 0) const;

@@ -271,9 +271,15 @@ json::object show_ports(const Host& host, const Request& request) {
   json::array ports;
   for (const auto& cable : host.cables()) {
     const verbs::CableStatus& status = cable.status;
+    const auto fact = [&](const char* name) {
+      const auto found = status.link_layer_facts.find(name);
+      return found == status.link_layer_facts.end() ? std::string() : found->second;
+    };
     ports.push_back({{"port", cable.port.value() + 1},
                      {"device", status.device},
                      {"device_port", status.device_port},
+                     {"driver", fact("driver")},
+                     {"interface", fact("interface")},
                      {"link_layer", status.link_layer},
                      {"state", status.state},
                      {"guid", to_string(status.port_guid)},

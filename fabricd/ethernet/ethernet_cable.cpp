@@ -32,7 +32,6 @@
 #include <boost/asio/steady_timer.hpp>
 #include <cstring>
 #include <deque>
-#include <filesystem>
 #include <map>
 #include <utility>
 
@@ -57,12 +56,11 @@ constexpr std::chrono::milliseconds kLookAgain{500};
 /// Resolving the neighbour's address is one neighbour solicitation.
 constexpr int kResolveTimeout = 1000;  // milliseconds
 
-// Of the queue pairs. The acknowledgement timeout is 4.096 us * 2^n (IBA 9.7.6.1.3). A dead cable shows after
-// about kRetries + 1 timeouts. Soft-RoCE takes 7 retries as endless.
-constexpr std::uint8_t kAckTimeout = 12;  // 17 ms
-constexpr std::uint8_t kRetries = 4;
+// Of the queue pairs. A dead cable shows after about kRetries + 1 acknowledgement timeouts (IBA 9.7.6.1.3),
+// whose length the core decides. Soft-RoCE takes 7 retries as endless.
+constexpr std::uint8_t kRetries = 3;
 constexpr std::uint8_t kRnrRetries = 7;        // endless: a neighbour that is busy is not dead
-constexpr std::uint8_t kMinRnrTimer = 1;       // 10 us
+constexpr std::uint8_t kMinRnrTimer = 5;       // 60 us: receive queues refill in microseconds
 constexpr std::uint8_t kReadsOutstanding = 1;  // none are used; 0 upsets some drivers
 
 TimePoint now() {
@@ -105,15 +103,6 @@ std::span<const std::byte> private_data(const rdma_cm_event& event) {
                                      : std::size_t{event.param.conn.private_data_len}));
 }
 
-/// "mlx5_core", from sysfs. A device without hardware behind it has no driver there.
-std::string driver_of(const std::string& device) {
-  std::error_code error;
-  const std::filesystem::path base = "/sys/class/infiniband/" + device;
-  const auto driver = std::filesystem::read_symlink(base / "device/driver", error);
-  if (!error) return driver.filename();
-  return std::filesystem::exists(base / "parent", error) ? "rdma_rxe" : "none (software)";
-}
-
 ibv_mtu mtu_code(std::uint32_t bytes) {
   for (const ibv_mtu code : {IBV_MTU_4096, IBV_MTU_2048, IBV_MTU_1024, IBV_MTU_512}) {
     if (bytes >= verbs::mtu_bytes(static_cast<std::uint8_t>(code))) return code;
@@ -148,6 +137,12 @@ rdma_conn_param connection_parameters(const ibv_qp& qp, std::span<const std::byt
   return parameters;
 }
 
+/// Soft-RoCE and Soft-iWARP have no driver of a device.
+bool in_software(const verbs::Device& device) {
+  const std::string driver = device.driver();
+  return driver.empty() || driver == "rdma_rxe";
+}
+
 /// A connection of one queue pair.
 struct Leg {
   CmId id;
@@ -177,13 +172,14 @@ class EthernetCable final : public verbs::Cable {
         resources_(resources),
         callbacks_(std::move(callbacks)),
         port_name_(fmt::format("{}/{}", device.name(), configuration_.device_port)),
-        greeting_(configuration_.identity),
+        greeting_(configuration_.identity,
+                  in_software(device) ? Greeting::kSoftwareTimeout : Greeting::kAdapterTimeout),
         timer_(io),
         look_timer_(io) {
     status_.device = device.name();
     status_.device_port = configuration_.device_port;
     status_.link_layer = "Ethernet";
-    status_.link_layer_facts["driver"] = driver_of(device.name());
+    status_.link_layer_facts["driver"] = device.driver();
     status_.link_layer_facts["transport"] = iwarp() ? "iWARP" : "RoCE";
   }
   ~EthernetCable() override { stop(); }
@@ -223,8 +219,9 @@ class EthernetCable final : public verbs::Cable {
   void make_queue_pairs(Session& session);
   void request(Session& session);
   void establish_if_whole(Session& session);
-  void to_ready(Leg& leg, std::uint16_t path_mtu);
-  void modify(Leg& leg, ibv_qp_state state, std::uint16_t path_mtu);
+  void to_ready(Leg& leg, const Terms& terms);
+  void modify(Leg& leg, ibv_qp_state state, const Terms& terms);
+  void show_gid(unsigned index);
   [[nodiscard]] bool ours(const rdma_cm_id* id) const {
     return id->verbs != nullptr && device_.name() == ibv_get_device_name(id->verbs->device) &&
            id->port_num == configuration_.device_port;
@@ -252,7 +249,6 @@ class EthernetCable final : public verbs::Cable {
   std::unique_ptr<InterfaceWatch> interface_watch_;
   std::unique_ptr<AnnouncementSocket> announcements_;
   std::uint64_t not_announced_ = 0;
-  int gid_index_ = 0;
 
   // Destroyed from below: identifiers before their channel.
   EventChannel channel_;
@@ -406,6 +402,10 @@ void EthernetCable::listen(const PortInterface& interface) {
   if (!ours(id.get())) throw VerbsError(EADDRNOTAVAIL, "another RDMA device has its address");
   check_cm(rdma_listen(id.get(), 4), "rdma_listen");
   address_ = interface.usable.front();
+  status_.gid = to_text(address_);
+  std::uint64_t identifier = 0;
+  std::memcpy(&identifier, address_.data() + 8, sizeof identifier);
+  status_.port_guid = Guid{be64toh(identifier)};
   service_ = ntohs(rdma_get_src_port(id.get()));
   listener_ = std::move(id);
 }
@@ -463,7 +463,7 @@ void EthernetCable::perform(const Greeting::Establish& action) {
     for (Leg& leg : session_->legs) {
       // On iWARP the queue pair is in RTS by now: the stream's own negotiation has moved it there.
       if (!iwarp()) {
-        to_ready(leg, action.path_mtu);
+        to_ready(leg, action.terms);
         check_cm(rdma_establish(leg.id.get()), "rdma_establish");
       }
       leg.established = true;
@@ -486,7 +486,7 @@ void EthernetCable::perform(const Greeting::Accept& action) {
     make_queue_pairs(*session_);
     for (const Purpose purpose : {Purpose::data, Purpose::control}) {
       Leg& leg = session_->leg(purpose);
-      to_ready(leg, action.path_mtu);
+      to_ready(leg, action.terms);
       ConnectionParameters reply = action.parameters;
       reply.purpose = purpose;
       const auto bytes = encode(reply);
@@ -526,7 +526,11 @@ void EthernetCable::perform(const Greeting::Up& action) {
   connection.data = session_->leg(Purpose::data).qp.get();
   connection.control = session_->leg(Purpose::control).qp.get();
   connection.rate = status_.rate;
-  connection.path_mtu = action.path_mtu;
+  connection.path_mtu = action.terms.path_mtu;
+  connection.detection = Duration(4096) * (1U << action.terms.ack_timeout) * (kRetries + 1);
+  status_.link_layer_facts["path_mtu"] = std::to_string(action.terms.path_mtu);
+  status_.link_layer_facts["detection_ms"] =
+      std::to_string(connection.detection / std::chrono::milliseconds(1));
   update_status();
   callbacks_.up(connection);
 }
@@ -558,8 +562,7 @@ void EthernetCable::update_status() {
   auto& facts = status_.link_layer_facts;
   facts["interface"] = interface_.name;
   facts["interface_mtu"] = std::to_string(interface_.mtu);
-  facts["address"] = listener_ ? to_text(address_) : "";
-  facts["gid_index"] = session_ && session_->prepared ? std::to_string(gid_index_) : "";
+  facts["address"] = listener_ ? to_text(address_) : "none";
 
   const Greeting::Counters& greeting = greeting_.counters();
   status_.counters = {{"announcements_sent", greeting.announcements_sent},
@@ -570,7 +573,8 @@ void EthernetCable::update_status() {
                       {"requests", greeting.requests},
                       {"rejections_sent", greeting.rejections_sent},
                       {"connections", greeting.connections},
-                      {"given_up", greeting.given_up}};
+                      {"given_up", greeting.given_up},
+                      {"false_alarms", greeting.false_alarms}};
   if (changed && started_) callbacks_.changed();
 }
 
@@ -681,6 +685,25 @@ void EthernetCable::on_leg_event(Session& session, Purpose purpose, const rdma_c
   }
 }
 
+/// For people. The table is read anew: a GID moves in it when its interface or address comes and goes.
+void EthernetCable::show_gid(unsigned index) {
+  ibv_gid_entry entry{};
+  if (ibv_query_gid_ex(device_.context(), configuration_.device_port, index, &entry, 0) != 0) return;
+  status_.gid = verbs::to_string(entry.gid);
+  auto& facts = status_.link_layer_facts;
+  facts["gid_index"] = std::to_string(index);
+  switch (entry.gid_type) {
+    case IBV_GID_TYPE_ROCE_V2:
+      facts["gid_type"] = "RoCE v2";
+      break;
+    case IBV_GID_TYPE_ROCE_V1:
+      facts["gid_type"] = "RoCE v1";
+      break;
+    default:
+      facts.erase("gid_type");
+  }
+}
+
 /// Both queue pairs, in INIT, with receive buffers.
 void EthernetCable::make_queue_pairs(Session& session) {
   for (const Purpose purpose : {Purpose::data, Purpose::control}) {
@@ -691,7 +714,7 @@ void EthernetCable::make_queue_pairs(Session& session) {
     attributes.qp_type = IBV_QPT_RC;
     Leg& leg = session.leg(purpose);
     leg.qp.reset(verbs::checked(ibv_create_qp(resources_.pd, &attributes), "ibv_create_qp on " + port_name_));
-    modify(leg, IBV_QPS_INIT, 0);
+    modify(leg, IBV_QPS_INIT, {});
   }
   session.prepared = true;
   callbacks_.prepare(session.leg(Purpose::data).qp.get(), session.leg(Purpose::control).qp.get());
@@ -713,29 +736,28 @@ void EthernetCable::establish_if_whole(Session& session) {
   if (session.whole()) feed(Greeting::Connected{session.number});
 }
 
-void EthernetCable::to_ready(Leg& leg, std::uint16_t path_mtu) {
-  modify(leg, IBV_QPS_RTR, path_mtu);
-  modify(leg, IBV_QPS_RTS, path_mtu);
+void EthernetCable::to_ready(Leg& leg, const Terms& terms) {
+  modify(leg, IBV_QPS_RTR, terms);
+  modify(leg, IBV_QPS_RTS, terms);
 }
 
 /// The kernel gives what belongs to the connection (GID index, addresses, packet sequence numbers); what is a
 /// matter of policy is set here.
-void EthernetCable::modify(Leg& leg, ibv_qp_state state, std::uint16_t path_mtu) {
+void EthernetCable::modify(Leg& leg, ibv_qp_state state, const Terms& terms) {
   ibv_qp_attr attributes{};
   attributes.qp_state = state;
   int mask = 0;
   check_cm(rdma_init_qp_attr(leg.id.get(), &attributes, &mask), "rdma_init_qp_attr");
   // The heartbeat is a zero-length RDMA WRITE.
   if ((mask & IBV_QP_ACCESS_FLAGS) != 0) attributes.qp_access_flags |= IBV_ACCESS_REMOTE_WRITE;
-  if ((mask & IBV_QP_PATH_MTU) != 0) attributes.path_mtu = mtu_code(path_mtu);
+  if ((mask & IBV_QP_PATH_MTU) != 0) attributes.path_mtu = mtu_code(terms.path_mtu);
   if ((mask & IBV_QP_MIN_RNR_TIMER) != 0) attributes.min_rnr_timer = kMinRnrTimer;
-  if ((mask & IBV_QP_TIMEOUT) != 0) attributes.timeout = kAckTimeout;
+  if ((mask & IBV_QP_TIMEOUT) != 0) attributes.timeout = terms.ack_timeout;
   if ((mask & IBV_QP_RETRY_CNT) != 0) attributes.retry_cnt = kRetries;
   if ((mask & IBV_QP_RNR_RETRY) != 0) attributes.rnr_retry = kRnrRetries;
   check(ibv_modify_qp(leg.qp.get(), &attributes, mask), "ibv_modify_qp on " + port_name_);
   if ((mask & IBV_QP_AV) != 0 && attributes.ah_attr.is_global != 0) {
-    gid_index_ = attributes.ah_attr.grh.sgid_index;
-    status_.gid = verbs::to_string(device_.query_gid(configuration_.device_port, gid_index_));
+    show_gid(attributes.ah_attr.grh.sgid_index);
   }
 }
 

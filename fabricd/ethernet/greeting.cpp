@@ -18,6 +18,11 @@
 //      ▲                     ▲  └─────first request of its pair───────▶ accepting ──Connected──▶     │
 //      └──PortUnusable─── any  └──────── Failed, Lost, deadline, restart of the neighbour ───────────┘
 //
+// How soon a dead cable shows is decided by the adapters' acknowledgement timeout. There is no right one for
+// all: an adapter answers in microseconds, a loaded machine with a software adapter now and then in a second.
+// So it begins short, and every false alarm doubles it: a neighbour that was given up for dead and announces
+// itself again within seconds, the link never having been down. Both ends use the longer of their two.
+//
 // Sessions are numbered: what belongs to an earlier one is ignored when it arrives late.
 #include "fabricd/ethernet/greeting.hpp"
 
@@ -39,7 +44,8 @@ bool same_end(const Announcement& a, const Announcement& b) {
 
 }  // namespace
 
-Greeting::Greeting(verbs::Identity self, GreetingTimers timers) : self_(std::move(self)), timers_(timers) {}
+Greeting::Greeting(verbs::Identity self, std::uint8_t ack_timeout, GreetingTimers timers)
+    : self_(std::move(self)), timers_(timers), first_ack_timeout_(ack_timeout), ack_timeout_(ack_timeout) {}
 
 std::vector<Greeting::Action> Greeting::handle(TimePoint now, const Event& event) {
   now_ = now;
@@ -70,7 +76,7 @@ void Greeting::on(const PortUsable& event) {
     begin_looking();
   } else if (changed) {
     announce_at_ = now_;
-    check_mtu();
+    check_mtu(peer_mtu_);
   }
 }
 
@@ -78,6 +84,7 @@ void Greeting::on(const PortUnusable& event) {
   if (state_ == State::stopped) return;
   give_up(event.detector, event.reason);
   announcers_.clear();
+  suspect_.reset();
   trouble_ = event;
   enter(State::unusable);
 }
@@ -112,8 +119,7 @@ void Greeting::on(const Heard& event) {
       give_up("peer", fmt::format("fabricd on {} has stopped", peer_.name));
       begin_looking();
     } else {
-      peer_mtu_ = heard.path_mtu;
-      check_mtu();
+      check_mtu(heard.path_mtu);
     }
   }
   if (heard.leaving) {
@@ -124,6 +130,15 @@ void Greeting::on(const Heard& event) {
     *known = {event.source, heard, now_};
   } else if (announcers_.size() < kMostAnnouncers) {
     announcers_.push_back({event.source, heard, now_});
+  }
+  if (suspect_ && suspect_->identity.host == heard.identity.host &&
+      suspect_->identity.port == heard.identity.port) {
+    if (suspect_->identity.incarnation == heard.identity.incarnation &&
+        now_ - suspect_->given_up < timers_.false_alarm) {
+      ++counters_.false_alarms;
+      ack_timeout_ = std::min<std::uint8_t>(ack_timeout_ + 1, kLongestTimeout);
+    }
+    suspect_.reset();
   }
   // It may not have heard this end yet.
   if (!was_known || restarted) announce_at_ = now_;
@@ -177,11 +192,11 @@ void Greeting::on(const Requested& event) {
   }
   const Half first = *std::exchange(half_, std::nullopt);
   const bool data_first = first.parameters.purpose == ConnectionParameters::Purpose::data;
+  terms_ = terms_with(wish);
   peer_mtu_ = wish.path_mtu;
-  path_mtu_ = agreed_mtu();
   actions_.emplace_back(Accept{session_, data_first ? first.request : event.request,
                                data_first ? event.request : first.request,
-                               parameters(ConnectionParameters::Purpose::data), path_mtu_});
+                               parameters(ConnectionParameters::Purpose::data), terms_});
 }
 
 void Greeting::on(const RequestGone& event) {
@@ -200,17 +215,19 @@ void Greeting::on(const Replied& event) {
     replied_ = reply;
     return;
   }
-  peer_mtu_ = std::min(replied_->path_mtu, reply.path_mtu);
-  path_mtu_ = agreed_mtu();
-  actions_.emplace_back(Establish{session_, path_mtu_});
+  terms_ = terms_with(reply);
+  peer_mtu_ = reply.path_mtu;
+  actions_.emplace_back(Establish{session_, terms_});
 }
 
 void Greeting::on(const Connected& event) {
   if (!in_session() || event.session != session_) return;
   enter(State::connected);
   ++counters_.connections;
+  connected_at_ = now_;
   last_failure_.clear();
-  actions_.emplace_back(Up{peer_, path_mtu_});
+  suspect_.reset();
+  actions_.emplace_back(Up{peer_, terms_});
 }
 
 void Greeting::on(const Failed& event) {
@@ -219,6 +236,7 @@ void Greeting::on(const Failed& event) {
 
 void Greeting::on(const Lost& event) {
   if (state_ == State::unusable || state_ == State::stopped) return;
+  learn_from(event.detector);
   give_up(event.detector, event.reason);
   announcers_.clear();
   begin_looking();
@@ -347,17 +365,30 @@ std::string Greeting::refusal() const {
 }
 
 ConnectionParameters Greeting::parameters(ConnectionParameters::Purpose purpose) const {
-  return {purpose, self_.host, self_.port, self_.incarnation, self_.version, attempt_, port_.path_mtu};
+  return {purpose,       self_.host, self_.port,     self_.incarnation,
+          self_.version, attempt_,   port_.path_mtu, ack_timeout_};
 }
 
-std::uint16_t Greeting::agreed_mtu() const {
-  return std::min(port_.path_mtu, peer_mtu_);
+Terms Greeting::terms_with(const ConnectionParameters& other) const {
+  return {std::min(port_.path_mtu, other.path_mtu),
+          std::clamp(other.ack_timeout, ack_timeout_, kLongestTimeout)};
 }
 
-void Greeting::check_mtu() {
-  if (state_ != State::connected || agreed_mtu() == path_mtu_) return;
-  give_up("local", fmt::format("the path MTU changes from {} to {}", path_mtu_, agreed_mtu()));
+/// An end's MTU is not what it was when the terms were made.
+void Greeting::check_mtu(std::uint16_t others) {
+  if (state_ != State::connected) return;
+  peer_mtu_ = others;
+  const std::uint16_t agreed = std::min(port_.path_mtu, peer_mtu_);
+  if (agreed == terms_.path_mtu) return;
+  give_up("local", fmt::format("the path MTU changes from {} to {}", terms_.path_mtu, agreed));
   begin_looking();
+}
+
+/// From the end of a connection.
+void Greeting::learn_from(const std::string& detector) {
+  if (state_ != State::connected) return;
+  if (now_ - connected_at_ >= timers_.calm) ack_timeout_ = first_ack_timeout_;
+  if (detector == "completion" || detector == "heartbeat") suspect_ = Suspect{peer_, now_};
 }
 
 // --- Inspection

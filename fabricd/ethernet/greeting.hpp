@@ -32,6 +32,16 @@ struct GreetingTimers {
   Duration attempt = ms(3000);
   /// Pause after an attempt that failed.
   Duration retry = ms(200);
+  /// A neighbour that was given up for dead, and is heard again within this time, was not dead.
+  Duration false_alarm = std::chrono::seconds(10);
+  /// A connection that holds so long shows that all is well again.
+  Duration calm = std::chrono::minutes(10);
+};
+
+/// What both ends set their queue pairs to.
+struct Terms {
+  std::uint16_t path_mtu = 0;    ///< bytes
+  std::uint8_t ack_timeout = 0;  ///< 4.096 us * 2^n
 };
 
 class Greeting {
@@ -91,13 +101,13 @@ class Greeting {
   };
   struct Establish {  ///< both replies to Connect are good: go to RTS; then Connected or Failed
     Session session = 0;
-    std::uint16_t path_mtu = 0;  ///< bytes
+    Terms terms;
   };
   struct Accept {  ///< make two queue pairs, go to RTS and accept; then Connected or Failed
     Session session = 0;
     Request data = 0, control = 0;
     ConnectionParameters parameters;  ///< of the data queue pair
-    std::uint16_t path_mtu = 0;       ///< bytes
+    Terms terms;
   };
   struct Reject {
     Request request = 0;
@@ -109,16 +119,22 @@ class Greeting {
   };
   struct Up {  ///< tell the owner
     verbs::Identity neighbour;
-    std::uint16_t path_mtu = 0;  ///< bytes
+    Terms terms;
   };
   using Action = std::variant<Announce, Connect, Establish, Accept, Reject, GiveUp, Up>;
 
   struct Counters {
     std::uint64_t announcements_sent = 0, announcements_received = 0;
     std::uint64_t attempts = 0, requests = 0, rejections_sent = 0, connections = 0, given_up = 0;
+    std::uint64_t false_alarms = 0;  ///< neighbours given up for dead that were not
   };
 
-  explicit Greeting(verbs::Identity self, GreetingTimers timers = {});
+  /// Acknowledgement timeouts, as in Terms, to begin with: 17 ms for an adapter, 268 ms for one in software,
+  /// which answers when its processor has time; and the longest, 1.1 s. A dead cable shows after four.
+  static constexpr std::uint8_t kAdapterTimeout = 12, kSoftwareTimeout = 16, kLongestTimeout = 18;
+
+  explicit Greeting(verbs::Identity self, std::uint8_t ack_timeout = kAdapterTimeout,
+                    GreetingTimers timers = {});
 
   /// What follows from the event, in order. `now` never goes back.
   std::vector<Action> handle(TimePoint now, const Event& event);
@@ -174,8 +190,9 @@ class Greeting {
   [[nodiscard]] std::string refusal() const;
   [[nodiscard]] bool connects(Guid other) const { return self_.host < other; }
   [[nodiscard]] ConnectionParameters parameters(ConnectionParameters::Purpose purpose) const;
-  [[nodiscard]] std::uint16_t agreed_mtu() const;
-  void check_mtu();
+  [[nodiscard]] Terms terms_with(const ConnectionParameters& other) const;
+  void check_mtu(std::uint16_t others);
+  void learn_from(const std::string& detector);
   [[nodiscard]] bool in_session() const;
   [[nodiscard]] std::optional<TimePoint> forgotten_at(const Announcer& announcer) const;
 
@@ -194,12 +211,23 @@ class Greeting {
   Duration announce_after_{};
   std::string last_failure_;  ///< of an attempt, since the port is usable
 
+  // Of the detection of dead cables, over all sessions.
+  const std::uint8_t first_ack_timeout_;
+  std::uint8_t ack_timeout_;
+  struct Suspect {
+    verbs::Identity identity;
+    TimePoint given_up;
+  };
+  std::optional<Suspect> suspect_;
+
   // Of the present session.
   Session session_ = 0;
   verbs::Identity peer_;
-  std::uint32_t attempt_ = 0;                  ///< number of the one who connects
-  std::uint16_t peer_mtu_ = 0, path_mtu_ = 0;  ///< bytes
-  std::optional<Half> half_;                   ///< while accepting: the request that waits for its other half
+  std::uint32_t attempt_ = 0;   ///< number of the one who connects
+  std::uint16_t peer_mtu_ = 0;  ///< bytes
+  Terms terms_;
+  TimePoint connected_at_;
+  std::optional<Half> half_;  ///< while accepting: the request that waits for its other half
   std::optional<ConnectionParameters> replied_;  ///< while connecting: the first reply
 };
 

@@ -96,7 +96,7 @@ std::vector<std::byte> encode(const ConnectionParameters& parameters) {
   writer.put(parameters.attempt);
   writer.put(parameters.path_mtu);
   writer.put(parameters.port);
-  writer.put(std::uint8_t{0});
+  writer.put(parameters.ack_timeout);
   return writer.take();
 }
 
@@ -142,6 +142,7 @@ std::optional<ConnectionParameters> decode_parameters(std::span<const std::byte>
   parameters.attempt = reader.get<std::uint32_t>();
   parameters.path_mtu = reader.get<std::uint16_t>();
   parameters.port = reader.get<std::uint8_t>();
+  parameters.ack_timeout = reader.get<std::uint8_t>() & 0x1f;
   if (!reader.whole()) return std::nullopt;
   return parameters;
 }

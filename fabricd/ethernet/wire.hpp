@@ -37,8 +37,9 @@ struct ConnectionParameters {
   std::uint8_t port = 0;
   std::uint32_t incarnation = 0;
   std::uint16_t version = 0;
-  std::uint32_t attempt = 0;   ///< chosen by who connects; the same for both queue pairs of one attempt
-  std::uint16_t path_mtu = 0;  ///< bytes; the smaller of the two ends' is used
+  std::uint32_t attempt = 0;     ///< chosen by who connects; the same for both queue pairs of one attempt
+  std::uint16_t path_mtu = 0;    ///< bytes; the smaller of the two ends' is used
+  std::uint8_t ack_timeout = 0;  ///< 4.096 us * 2^n, n from 0 to 31; the longer of the two ends' is used
 };
 
 /// Private data of a rejection.

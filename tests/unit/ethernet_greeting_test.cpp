@@ -31,6 +31,7 @@ class Segment {
     std::vector<std::string> downs;  ///< "detector: reason" of each GiveUp after an Up
     verbs::Identity neighbour;
     std::uint16_t path_mtu = 0;
+    std::uint8_t ack_timeout = 0;
     std::uint32_t attempt = 0;  ///< of the session
     Greeting::Session session = 0;
     std::size_t other = 0;  ///< the end that the session is with
@@ -39,9 +40,9 @@ class Segment {
     TimePoint up_at;
   };
 
-  std::size_t add(const verbs::Identity& identity, GreetingTimers timers = {}) {
+  std::size_t add(const verbs::Identity& identity) {
     ends_.push_back(std::make_unique<End>());
-    ends_.back()->core = std::make_unique<Greeting>(identity, timers);
+    ends_.back()->core = std::make_unique<Greeting>(identity);
     return ends_.size() - 1;
   }
   End& end(std::size_t i) { return *ends_[i]; }
@@ -199,7 +200,8 @@ class Segment {
     ++e.ups;
     e.up_at = now_;
     e.neighbour = action.neighbour;
-    e.path_mtu = action.path_mtu;
+    e.path_mtu = action.terms.path_mtu;
+    e.ack_timeout = action.terms.ack_timeout;
   }
 
   TimePoint now_{};
@@ -524,6 +526,52 @@ TEST(EthernetGreeting, EventsOfEarlierSessionsAreIgnored) {
   cable.run_for(milliseconds(10));
   EXPECT_TRUE(cable.connected());
   EXPECT_EQ(cable.end(0).ups, 1u);
+}
+
+TEST(EthernetGreeting, FalseAlarmsMakeItPatientAndCalmMakesItQuickAgain) {
+  Pair cable;
+  cable.plug(0);
+  cable.plug(1);
+  cable.run_for(milliseconds(10));
+  EXPECT_EQ(cable.end(0).ack_timeout, Greeting::kAdapterTimeout);
+  for (unsigned alarm = 1; alarm <= 10; ++alarm) {
+    cable.feed(1, Greeting::Lost{"heartbeat", "retries exceeded"});
+    cable.run_for(milliseconds(1500));
+    ASSERT_TRUE(cable.connected());
+    const unsigned expected =
+        std::min<unsigned>(Greeting::kAdapterTimeout + alarm, Greeting::kLongestTimeout);
+    EXPECT_EQ(cable.end(0).ack_timeout, expected) << "the longer of the two ends'";
+    EXPECT_EQ(cable.end(1).ack_timeout, expected);
+  }
+  EXPECT_EQ(cable.end(1).core->counters().false_alarms, 10u);
+  EXPECT_EQ(cable.end(0).core->counters().false_alarms, 0u);
+  cable.run_for(std::chrono::minutes(11));
+  cable.feed(1, Greeting::Lost{"event", "port error"});
+  cable.run_for(milliseconds(1500));
+  EXPECT_EQ(cable.end(1).ack_timeout, Greeting::kAdapterTimeout);
+}
+
+TEST(EthernetGreeting, RealDeathsAreNoFalseAlarms) {
+  Pair cable;
+  cable.plug(0);
+  cable.plug(1);
+  cable.run_for(milliseconds(10));
+  // A link that goes down after all, a neighbour that has started anew, one that was away for long.
+  cable.feed(0, Greeting::Lost{"completion", "retries exceeded"});
+  cable.unplug(0);
+  cable.plug(0);
+  cable.run_for(milliseconds(1500));
+  cable.feed(0, Greeting::Lost{"completion", "retries exceeded"});
+  cable.restart(1, identity(2, 1, 2));
+  cable.run_for(milliseconds(1500));
+  ASSERT_TRUE(cable.connected());
+  cable.lose = 1;
+  cable.feed(0, Greeting::Lost{"completion", "retries exceeded"});
+  cable.run_for(std::chrono::seconds(11));
+  cable.lose = 0;
+  cable.run_for(milliseconds(1500));
+  ASSERT_TRUE(cable.connected());
+  EXPECT_EQ(cable.end(0).core->counters().false_alarms, 0u);
 }
 
 /// Cables that lose a third of all messages, unplugged, restarted and reset at random: once left in peace,

@@ -64,7 +64,7 @@ TEST(EthernetWire, EveryTruncationIsRefused) {
     EXPECT_FALSE(decode_announcement(std::span(bytes).first(length))) << length;
   const auto parameters = encode(ConnectionParameters{});
   EXPECT_EQ(parameters.size(), kConnectionParameters);
-  for (std::size_t length = 0; length + 1 < parameters.size(); ++length)  // the last byte is reserved
+  for (std::size_t length = 0; length < parameters.size(); ++length)
     EXPECT_FALSE(decode_parameters(std::span(parameters).first(length))) << length;
   const auto rejection = encode(Rejection{1, "no"});
   for (std::size_t length = 0; length < rejection.size(); ++length)
@@ -72,7 +72,8 @@ TEST(EthernetWire, EveryTruncationIsRefused) {
 }
 
 TEST(EthernetWire, PrivateDataMayBePadded) {
-  const ConnectionParameters parameters{ConnectionParameters::Purpose::control, Guid{5}, 1, 2, 3, 4, 1024};
+  const ConnectionParameters parameters{
+      ConnectionParameters::Purpose::control, Guid{5}, 1, 2, 3, 4, 1024, 17};
   auto bytes = encode(parameters);
   bytes.resize(56);
   const auto back = decode_parameters(bytes);
@@ -84,6 +85,7 @@ TEST(EthernetWire, PrivateDataMayBePadded) {
   EXPECT_EQ(back->version, 3);
   EXPECT_EQ(back->attempt, 4u);
   EXPECT_EQ(back->path_mtu, 1024);
+  EXPECT_EQ(back->ack_timeout, 17);
   bytes[5] = std::byte{2};  // no such purpose
   EXPECT_FALSE(decode_parameters(bytes));
 

@@ -168,7 +168,9 @@ std::string view_hosts(const json::object& answer, bool coloured) {
 }
 
 std::string view_ports(const json::object& answer, bool coloured) {
-  Table table({">PORT", "DEVICE", "STATE", ">LID", "GUID", "GID", "RATE", ">MTU", "LINK LAYER"});
+  Table table({">PORT", "DEVICE", "STATE", ">LID", "GUID", "GID", "RATE", ">MTU", "LINK LAYER", "DRIVER",
+               "INTERFACE"});
+  const auto or_none = [](std::string text) { return text.empty() ? "-" : text; };
   for (const auto& value : array_of(answer, "ports")) {
     const json::object& port = value.as_object();
     const std::string state = text_of(port, "state");
@@ -180,7 +182,9 @@ std::string view_ports(const json::object& answer, bool coloured) {
                text_of(port, "gid"),
                show_rate(count_of(port, "rate")),
                number_text(port, "mtu"),
-               text_of(port, "link_layer")});
+               text_of(port, "link_layer"),
+               or_none(text_of(port, "driver")),
+               or_none(text_of(port, "interface"))});
   }
   std::string out = table.render(coloured);
   const json::array& ignored = array_of(answer, "ignored");
