@@ -26,7 +26,7 @@ MODULES = """virtio_pci virtio_net virtio_console rdma_rxe rdma_ucm ib_umad tun 
 # What a module needs without saying so in its list of dependencies.
 SOFT_DEPENDENCIES = {"rdma_rxe": ["crc32_generic", "crc32_pclmul"]}
 OUR_PROGRAMS = ["fabricd", "fabricctl", "tests/announce"]
-PROGRAMS = """flock ip rdma tc ping iperf3 ibv_devinfo ibv_rc_pingpong rping ib_send_bw""".split()
+PROGRAMS = """flock nice timeout ip rdma tc ping iperf3 ibv_devinfo ibv_rc_pingpong rping ib_send_bw""".split()
 PROVIDER = "rxe"
 
 
