@@ -1,9 +1,14 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <boost/json/parse.hpp>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "tools/fabricctl/commands.hpp"
 #include "tools/fabricctl/perftest.hpp"
@@ -163,6 +168,24 @@ TEST(Commands, ExitStatus) {
   EXPECT_EQ(run_fabricctl({"--help"}), kDone);
   EXPECT_EQ(run_fabricctl({"path", "--help"}), kDone);
   EXPECT_THAT(testing::internal::GetCapturedStdout(), testing::HasSubstr("FROM is this host if left out"));
+}
+
+// What a client sees of a daemon that is killed: the kernel still connects it, and then closes.
+TEST(Commands, ADaemonThatEndsWhileItIsAskedIsNoDaemon) {
+  const std::string path = testing::TempDir() + fmt::format("fabricctl-test-{}.sock", getpid());
+  sockaddr_un address{AF_UNIX, {}};
+  ASSERT_LT(path.size(), sizeof address.sun_path);
+  path.copy(address.sun_path, path.size());
+  const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(listen(listener, 1), 0);
+  std::thread dying([&] { close(accept(listener, nullptr, nullptr)); });
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run_fabricctl({"-j", "-s", path, "status"}), kNoDaemon);
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), testing::HasSubstr("no fabricd answers"));
+  dying.join();
+  close(listener);
+  unlink(path.c_str());
 }
 
 }  // namespace

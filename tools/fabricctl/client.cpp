@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 namespace fabric::tools {
 
@@ -18,15 +19,15 @@ namespace json = boost::json;
 
 namespace {
 
-std::string what_to_do(const std::string& socket, int error) {
-  if (error == EACCES || error == EPERM) {
-    return fmt::format("no right to talk to fabricd at {}; run fabricctl as root", socket);
-  }
-  return fmt::format(
+// The kernel takes connections for a listener that is just dying, so this may be all that one sees of its
+// end.
+constexpr std::string_view kEnded = "it ended while it was asked";
+
+NoDaemon no_daemon(const std::string& socket, std::string_view why) {
+  return NoDaemon(fmt::format(
       "no fabricd answers at {} ({}); start it (`systemctl start fabricd`, or `fabricd` as root), or say "
-      "where its "
-      "socket is with -s or FABRICD_SOCKET",
-      socket, std::strerror(error));
+      "where its socket is with -s or FABRICD_SOCKET",
+      socket, why));
 }
 
 }  // namespace
@@ -36,7 +37,8 @@ std::string default_socket() {
   return name != nullptr && *name != '\0' ? name : "/run/fabricd/fabricd.sock";
 }
 
-Client::Client(const std::string& socket) : descriptor_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+Client::Client(const std::string& socket)
+    : socket_(socket), descriptor_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   int error = errno;
@@ -50,7 +52,10 @@ Client::Client(const std::string& socket) : descriptor_(::socket(AF_UNIX, SOCK_S
     }
     close(descriptor_);
   }
-  throw NoDaemon(what_to_do(socket, error));
+  if (error == EACCES || error == EPERM) {
+    throw NoDaemon(fmt::format("no right to talk to fabricd at {}; run fabricctl as root", socket));
+  }
+  throw no_daemon(socket, std::strerror(error));
 }
 
 Client::~Client() {
@@ -66,7 +71,7 @@ json::object Client::ask(const std::string& object, const json::object& args, un
   for (std::size_t done = 0; done < request.size();) {
     const ssize_t sent = send(descriptor_, request.data() + done, request.size() - done, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0) throw Failed(fmt::format("fabricd has closed the connection: {}", std::strerror(errno)));
+    if (sent < 0) throw no_daemon(socket_, kEnded);
     done += static_cast<std::size_t>(sent);
   }
   for (;;) {
@@ -91,7 +96,7 @@ std::string Client::read_line() {
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       throw Failed("fabricd does not answer; it is alive, but busy or stopped (see its log)");
     }
-    if (size <= 0) throw Failed("fabricd has ended while it was asked");
+    if (size <= 0) throw no_daemon(socket_, kEnded);
     buffer_.append(part, static_cast<std::size_t>(size));
   }
 }

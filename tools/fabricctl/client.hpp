@@ -8,12 +8,12 @@
 
 namespace fabric::tools {
 
-/// Nobody to ask: exit status 3, and a sentence that says what to do.
+/// Nobody to ask, or not any more: exit status 3, and a sentence that says what to do.
 class NoDaemon : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
-/// The daemon says that it cannot be done, or has gone in the middle: exit status 1.
+/// The daemon says that it cannot be done, or says nothing: exit status 1.
 class Failed : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -38,6 +38,7 @@ class Client {
  private:
   std::string read_line();
 
+  std::string socket_;
   int descriptor_;
   std::string buffer_;
 };
