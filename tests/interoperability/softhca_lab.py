@@ -7,16 +7,41 @@ Hosts are h1..hN with one HCA of two ports, cabled in a chain: hK port 2 to hK+1
 differ in their environment only.
 """
 
+import itertools
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+import unittest
 
+BUILD = os.environ.get("FABRIC_BUILD", "build")
 DEADLINE = 30.0
+PAIR_DEADLINE = 90  # of two programs that measure, on a busy machine
+
+_ports = itertools.count(18000 + os.getpid() % 4000)
+
+
+def main():
+    """PROGRAM [BUILD] [TEST...]"""
+    global BUILD
+    if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
+        BUILD = sys.argv.pop(1)
+    unittest.main(verbosity=2)
+
+
+def listening(port):
+    with open("/proc/net/tcp", encoding="ascii") as v4, open("/proc/net/tcp6", encoding="ascii") as v6:
+        return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
+                   for table in (v4, v6) for line in table.readlines()[1:])
+
+
+def free_port():
+    return next(port for port in _ports if not listening(port))
 
 
 def node_guid(host):
@@ -39,8 +64,8 @@ def wait_for(condition, what):
 
 
 class Lab:
-    def __init__(self, build, hosts=2, cables=None):
-        self.build = os.path.abspath(build)
+    def __init__(self, build=None, hosts=2, cables=None):
+        self.build = os.path.abspath(build or BUILD)
         self.library = os.path.join(self.build, "libsofthca.so")
         names = [f"h{i + 1}" for i in range(hosts)]
         if cables is None:
@@ -151,3 +176,33 @@ class Lab:
         wait_for(lambda: self.port(end)["state"] == "Active" and self.port(peer)["state"] == "Active",
                  f"opensm makes {end} Active")
         return process
+
+
+class TwoHosts(unittest.TestCase):
+    """h1 port 2 and h2 port 1 are cabled, and OpenSM has made the cable Active."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = cls.enterClassContext(Lab())
+        cls.manager = cls.lab.opensm(1, 2)
+
+    def pair(self, program, *options, client=(), peer="localhost", **environment):
+        """Runs a program as server on h1 and as client on h2; what both printed, the client first."""
+        port = free_port()
+        common = [program, "-d", "softhca0", "-p", str(port), *options]
+        server = subprocess.Popen([*common, "-i", "2"], env=self.lab.environment("h1") | environment,
+                                  text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            wait_for(lambda: server.poll() is not None or listening(port), f"{program} listens")
+            result = subprocess.run([*common, "-i", "1", *client, peer],
+                                    env=self.lab.environment("h2") | environment,
+                                    capture_output=True, text=True, timeout=PAIR_DEADLINE, check=False)
+            printed, _ = server.communicate(timeout=PAIR_DEADLINE)
+        finally:
+            server.kill()
+            server.wait()
+            server.stdout.close()
+        said = f"{common}\n--- client: {result.returncode}\n{result.stdout}{result.stderr}\n--- server: " \
+               f"{server.returncode}\n{printed}"
+        self.assertEqual((result.returncode, server.returncode), (0, 0), said)
+        return result.stdout, printed

@@ -6,9 +6,9 @@ import sys
 import time
 import unittest
 
+import softhca_lab
 from softhca_lab import Lab, node_guid, port_guid, wait_for
 
-BUILD = os.environ.get("FABRIC_BUILD", "build")
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -27,7 +27,7 @@ class WithoutManager(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.lab = cls.enterClassContext(Lab(BUILD))
+        cls.lab = cls.enterClassContext(Lab())
 
     def test_ibstat(self):
         text = self.lab.run("h1", "ibstat")
@@ -102,7 +102,7 @@ class WithoutManager(unittest.TestCase):
 class WithOpenSM(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.lab = cls.enterClassContext(Lab(BUILD))
+        cls.lab = cls.enterClassContext(Lab())
         cls.lab.opensm(1, 2)
 
     def test_the_cable_is_active(self):
@@ -204,7 +204,7 @@ class SeveralManagers(unittest.TestCase):
     """One OpenSM per cable, as a ring without a switch would need: three hosts, two subnets."""
 
     def test_one_per_port(self):
-        with Lab(BUILD, hosts=3) as lab:
+        with Lab(hosts=3) as lab:
             lab.opensm(1, 2)
             lab.opensm(2, 2)
             self.assertIn("sm guid 0x14050000010002", lab.run("h2", "sminfo", "-P", "1"))
@@ -215,7 +215,7 @@ class SeveralManagers(unittest.TestCase):
 
     def test_two_on_one_cable(self):
         """The lower GUID becomes master, the other one standby, and takes over when the master is gone."""
-        with Lab(BUILD) as lab:
+        with Lab() as lab:
             config = os.path.join(lab.directory.name, "opensm.conf")
             with open(config, "w", encoding="utf-8") as file:
                 file.write("sminfo_polling_timeout 200\npolling_retry_number 2\n")
@@ -233,7 +233,7 @@ class SeveralManagers(unittest.TestCase):
 
 class Faults(unittest.TestCase):
     def setUp(self):
-        self.lab = self.enterContext(Lab(BUILD))
+        self.lab = self.enterContext(Lab())
 
     def states(self):
         return self.lab.port("h1/2")["state"], self.lab.port("h2/1")["state"]
@@ -339,6 +339,4 @@ class Faults(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
-        BUILD = sys.argv.pop(1)
-    unittest.main(verbosity=2)
+    softhca_lab.main()

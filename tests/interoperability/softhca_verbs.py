@@ -1,6 +1,5 @@
-"""Stock programs of ibverbs-utils and perftest on the software HCA, and the conformance checks."""
+"""Stock programs of ibverbs-utils on the software HCA, the conformance checks, and sudden deaths."""
 
-import itertools
 import os
 import random
 import re
@@ -10,47 +9,8 @@ import sys
 import time
 import unittest
 
-from softhca_lab import Lab, wait_for
-
-BUILD = os.environ.get("FABRIC_BUILD", "build")
-DEADLINE = 90
-
-_ports = itertools.count(18000 + os.getpid() % 4000)
-
-
-def listening(port):
-    with open("/proc/net/tcp", encoding="ascii") as v4, open("/proc/net/tcp6", encoding="ascii") as v6:
-        return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
-                   for table in (v4, v6) for line in table.readlines()[1:])
-
-
-class TwoHosts(unittest.TestCase):
-    """h1 port 2 and h2 port 1 are cabled, and OpenSM has made the cable Active."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.lab = cls.enterClassContext(Lab(BUILD))
-        cls.manager = cls.lab.opensm(1, 2)
-
-    def pair(self, program, *options, client=(), peer="localhost"):
-        """Runs a program as server on h1 and as client on h2; what both printed."""
-        port = next(p for p in _ports if not listening(p))
-        common = [program, "-d", "softhca0", "-p", str(port), *options]
-        server = subprocess.Popen([*common, "-i", "2"], env=self.lab.environment("h1"), text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            wait_for(lambda: server.poll() is not None or listening(port), f"{program} listens")
-            result = subprocess.run([*common, "-i", "1", *client, peer], env=self.lab.environment("h2"),
-                                    capture_output=True, text=True, timeout=DEADLINE, check=False)
-            printed, _ = server.communicate(timeout=DEADLINE)
-        finally:
-            server.kill()
-            server.wait()
-            server.stdout.close()
-        said = f"{common}\n--- client: {result.returncode}\n{result.stdout}{result.stderr}\n--- server: " \
-               f"{server.returncode}\n{printed}"
-        self.assertEqual((result.returncode, server.returncode), (0, 0), said)
-        return result.stdout, printed
+import softhca_lab
+from softhca_lab import PAIR_DEADLINE, TwoHosts, free_port, listening, wait_for
 
 
 class Devices(TwoHosts):
@@ -70,7 +30,7 @@ class Devices(TwoHosts):
     def test_nothing_without_a_lab(self):
         environment = self.lab.environment("h1")
         del environment["SOFTHCA_SOCKET"]
-        result = subprocess.run(["ibv_devices"], env=environment, capture_output=True, text=True, timeout=DEADLINE,
+        result = subprocess.run(["ibv_devices"], env=environment, capture_output=True, text=True, timeout=PAIR_DEADLINE,
                                 check=False)
         self.assertNotIn("softhca0", result.stdout)
 
@@ -129,80 +89,12 @@ class Pingpong(TwoHosts):
                 self.assertRegex(text, r"8192000 bytes in ")
 
 
-BW_LINE = r"^ (\d+) +(\d+) +(\d+\.\d+) +(\d+\.\d+)\s+(\d+\.\d+)\s*$"
-LAT_LINE = r"^ (\d+) +(\d+) +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+)"
-ALL_SIZES = [2 ** n for n in range(1, 24)]
-
-
-class Perftest(TwoHosts):
-    def bandwidth(self, program, *options, sizes=(65536,)):
-        text, _ = self.pair(program, "-F", *options)
-        rows = re.findall(BW_LINE, text, re.MULTILINE)
-        self.assertEqual([int(row[0]) for row in rows], list(sizes), text)
-        for row in rows:
-            self.assertGreater(float(row[4]), 0, text)
-
-    def latency(self, program, *options, sizes=(2,)):
-        text, _ = self.pair(program, "-F", *options)
-        rows = re.findall(LAT_LINE, text, re.MULTILINE)
-        self.assertEqual([int(row[0]) for row in rows], list(sizes), text)
-        for row in rows:
-            self.assertGreater(float(row[2]), 0, text)
-
-    def duration(self, program, *options):
-        text, _ = self.pair(program, "-F", "-D", "2", *options)
-        rows = re.findall(r"^ (\d+) +(\d+) +", text, re.MULTILINE)
-        self.assertEqual(len(rows), 1, text)
-        self.assertGreater(int(rows[0][1]), 0, text)
-
-
-def add(program, name, *options, **expected):
-    """A test of one program with one set of options."""
-    kind = "duration" if "-D" in options else "bandwidth" if program.endswith("_bw") else "latency"
-    if kind == "duration":
-        options = tuple(o for o in options if o != "-D")
-
-    def test(self):
-        getattr(self, kind)(program, *options, **expected)
-    setattr(Perftest, f"test_{program}_{name}", test)
-
-
-for _program in ("ib_send_bw", "ib_write_bw", "ib_read_bw"):
-    add(_program, "plain", "-n", "500")
-    add(_program, "bidirectional", "-n", "500", "-b")
-    add(_program, "8_queue_pairs", "-n", "100", "-q", "8")
-    if _program != "ib_write_bw":  # nothing completes at its server
-        add(_program, "events", "-n", "500", "-e")
-    add(_program, "all_sizes", "-n", "20", "-a", sizes=ALL_SIZES)
-    add(_program, "duration", "-D")
-    add(_program, "post_lists", "-n", "512", "-l", "16", "-s", "64", sizes=(64,))
-for _program in ("ib_send_lat", "ib_write_lat", "ib_read_lat"):
-    add(_program, "plain", "-n", "200")
-    add(_program, "all_sizes", "-n", "20", "-a", sizes=ALL_SIZES)
-    add(_program, "duration", "-D")
-for _program in ("ib_send_lat", "ib_read_lat"):
-    add(_program, "events", "-n", "200", "-e")
-for _program in ("ib_send_bw", "ib_send_lat"):
-    _small = (2048,)
-    add(_program, "uc", "-n", "500", "-c", "UC", "-s", "2048", sizes=_small)
-    add(_program, "ud", "-n", "500", "-c", "UD", "-s", "2048", sizes=_small)
-    add(_program, "shared_receive_queue", "-n", "500", "--use-srq", "-s", "2048", sizes=_small)
-    add(_program, "multicast", "-n", "500", "-c", "UD", "-g", "-s", "1024", sizes=(1024,))
-    add(_program, "inline", "-n", "500", "-I", "64", "-s", "32", sizes=(32,))
-for _program in ("ib_write_bw", "ib_write_lat"):
-    add(_program, "uc", "-n", "500", "-c", "UC", "-s", "2048", sizes=(2048,))
-    add(_program, "inline", "-n", "500", "-I", "64", "-s", "32", sizes=(32,))
-for _kind in ("FETCH_AND_ADD", "CMP_AND_SWAP"):
-    add("ib_atomic_bw", _kind.lower(), "-n", "500", "-A", _kind, sizes=(8,))
-    add("ib_atomic_lat", _kind.lower(), "-n", "500", "-A", _kind, sizes=(8,))
-
-
 class Conformance(TwoHosts):
     def conformance(self, *options):
-        command = [os.path.join(BUILD, "tests", "verbs_conformance"), "--host-b", "h2", *options, "softhca0/2",
+        command = [os.path.join(softhca_lab.BUILD, "tests", "verbs_conformance"), "--host-b", "h2", *options, "softhca0/2",
                    "softhca0/1"]
         result = subprocess.run(command, env=self.lab.environment("h1"), capture_output=True, text=True,
-                                timeout=DEADLINE, check=False)
+                                timeout=PAIR_DEADLINE, check=False)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         return result.stdout
 
@@ -239,7 +131,7 @@ class Killed(TwoHosts):
         print(f"seed {self.SEED}", flush=True)
         others = self.clients()
         for turn in range(self.ROUNDS):
-            port = next(p for p in _ports if not listening(p))
+            port = free_port()
             program = chance.choice((["ibv_rc_pingpong", "-n", "100000000"], ["ibv_srq_pingpong", "-n", "100000000"],
                                      ["ibv_rc_pingpong", "-e", "-n", "100000000"],
                                      ["ib_write_bw", "-F", "-D", "60"], ["ib_send_bw", "-F", "-D", "60"]))
@@ -267,6 +159,4 @@ class Killed(TwoHosts):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
-        BUILD = sys.argv.pop(1)
-    unittest.main(verbosity=2)
+    softhca_lab.main()
