@@ -110,6 +110,8 @@ class Section {
     return {node != nullptr ? node->as_table() : nullptr, full(key), complaints_};
   }
 
+  [[nodiscard]] bool has(const std::string& key) const { return table_ != nullptr && table_->contains(key); }
+
   /// A text for which `accept` returns an empty string, or else what it should be.
   template <class Accept>
   void text(const std::string& key, Accept accept) {
@@ -269,15 +271,20 @@ void read_host(Section section, Configuration::Host& host) {
   section.finish();
 }
 
-void read_network(Section section, Configuration::Network& network) {
-  section.text("interface", [&](const std::string& name) -> std::string {
+/// The name of a network interface.
+auto accept_interface(std::string& interface) {
+  return [&interface](const std::string& name) -> std::string {
     if (name.empty() || name.size() > 15 || name == "." || name == ".." ||
         name.find_first_of(" \t\r\n/:%") != std::string::npos) {
       return "must be a name for a network interface, from 1 to 15 bytes";
     }
-    network.interface = name;
+    interface = name;
     return "";
-  });
+  };
+}
+
+void read_network(Section section, Configuration::Network& network) {
+  section.text("interface", accept_interface(network.interface));
   section.integer<std::uint32_t>("mtu", network.mtu, 1280, 65520);
   section.text("ipv4", accept_prefix(network.ipv4, true));
   section.text("ipv6", accept_prefix(network.ipv6, false));
@@ -319,6 +326,73 @@ void read_forwarder(Section section, Configuration::Forwarder& forwarder) {
   section.finish();
 }
 
+/// "192.168.0.1/24": an address with the length of its network.
+std::optional<Configuration::Gateway::Address> parse_interface_address(const std::string& word) {
+  const auto slash = word.find('/');
+  const auto address = parse_address(word.substr(0, slash));
+  if (!address || slash == std::string::npos) return std::nullopt;
+  const unsigned bits = is_ipv4(*address) ? 32 : 128;
+  unsigned length = 0;
+  const auto [end, error] = std::from_chars(word.data() + slash + 1, word.data() + word.size(), length);
+  if (error != std::errc{} || end != word.data() + word.size() || length < 1 || length > bits) {
+    return std::nullopt;
+  }
+  return Configuration::Gateway::Address{*address, static_cast<std::uint8_t>(128 - bits + length)};
+}
+
+void read_gateway(Section section, Configuration::Gateway& gateway) {
+  using namespace std::chrono_literals;
+  section.text("interface", accept_interface(gateway.interface));
+  section.texts("addresses", [&](const std::string& word) -> std::string {
+    const auto address = parse_interface_address(word);
+    if (!address) {
+      return "must be addresses with the length of their network: \"192.168.0.1/24\", \"2001:db8::1/64\"";
+    }
+    gateway.addresses.push_back(*address);
+    return "";
+  });
+  section.integer<std::uint8_t>("vrid", gateway.vrid, 1, 255);
+  section.integer<std::uint8_t>("priority", gateway.priority, 1, 255);
+  section.integer<std::uint8_t>("version", gateway.version, 2, 3);
+  if (gateway.version == 2) gateway.interval = 1s;
+  section.duration("interval", gateway.interval, 10ms, 255s);
+  if (gateway.version == 2 && gateway.interval % 1s != 0s) {
+    section.complain("interval", "must be whole seconds with version 2, which cannot say less");
+  } else if (gateway.version == 3 && (gateway.interval % 10ms != 0s || gateway.interval > 40950ms)) {
+    section.complain("interval", "must be a multiple of \"10ms\" up to \"40950ms\" with version 3");
+  }
+  section.flag("preempt", gateway.preempt);
+  section.duration("preempt_delay", gateway.preempt_delay, 0s, 1000s);
+  section.flag("accept", gateway.accept);
+  std::string word = "auto";
+  section.text("checksum", accept_one_of(word, {"auto", "pseudo", "message"}));
+  using Checksum = Configuration::Gateway::Checksum;
+  gateway.checksum = word == "pseudo"    ? Checksum::pseudo
+                     : word == "message" ? Checksum::message
+                                         : Checksum::automatic;
+  if (section.has("track")) gateway.track_ring = gateway.track_default_route = false;
+  section.texts("track", [&](const std::string& name) -> std::string {
+    if (name == "ring") return gateway.track_ring = true, "";
+    if (name == "default_route") return gateway.track_default_route = true, "";
+    return "must be some of: \"ring\", \"default_route\"";
+  });
+  word = "master";
+  section.text("originate", accept_one_of(word, {"master", "all"}));
+  gateway.originate_all = word == "all";
+  section.texts("probe", [&](const std::string& text) -> std::string {
+    const auto address = parse_address(text);
+    if (!address) return "must be addresses: \"192.0.2.1\"";
+    gateway.probe.push_back(*address);
+    return "";
+  });
+  if (!gateway.interface.empty() && gateway.addresses.empty()) {
+    section.complain("interface", "needs `gateway.addresses`, the virtual ones that the pair shares");
+  } else if (gateway.interface.empty()) {
+    section.complain("addresses", "needs `gateway.interface`, the one on the LAN");
+  }
+  section.finish();
+}
+
 void read(const toml::table& file, Configuration& configuration, Complaints& complaints) {
   Section top(&file, "", complaints);
   read_host(top.section("host"), configuration.host);
@@ -332,6 +406,8 @@ void read(const toml::table& file, Configuration& configuration, Complaints& com
   read_ports(top.section("ports"), configuration.ports);
 
   read_forwarder(top.section("forwarder"), configuration.forwarder);
+
+  read_gateway(top.section("gateway"), configuration.gateway);
 
   Section log = top.section("log");
   log.text("level", accept_one_of(configuration.log.level, {"debug", "info", "warning", "error"}));

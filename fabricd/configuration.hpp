@@ -63,6 +63,29 @@ struct Configuration {
     std::chrono::nanoseconds reorder = std::chrono::milliseconds(30);  ///< longest wait for a missing frame
   } forwarder;
 
+  /// A host next to a LAN, one of a pair; docs/gateway.md.
+  struct Gateway {
+    struct Address {
+      IpAddress address;
+      std::uint8_t length = 128;  ///< bits of the LAN's network, as in routing::Prefix
+    };
+    enum class Checksum : std::uint8_t { automatic, pseudo, message };
+
+    std::string interface;           ///< on the LAN; empty: this host is no gateway
+    std::vector<Address> addresses;  ///< virtual ones, IPv4 and IPv6; at least one
+    std::uint8_t vrid = 1;           ///< 1..255
+    std::uint8_t priority = 100;     ///< 1..255; 255: the addresses are this host's own
+    std::uint8_t version = 3;        ///< of VRRP for IPv4, 2 or 3; for IPv6 it is always 3
+    std::chrono::nanoseconds interval = std::chrono::milliseconds(50);  ///< version 2: whole seconds
+    bool preempt = true;
+    std::chrono::nanoseconds preempt_delay = std::chrono::seconds(3);
+    bool accept = false;                      ///< packets to the virtual addresses themselves
+    Checksum checksum = Checksum::automatic;  ///< what is sent with version 3 over IPv4
+    bool track_ring = true, track_default_route = true;
+    bool originate_all = false;    ///< offer the default route also while not master
+    std::vector<IpAddress> probe;  ///< the default route counts while one of these answers; empty: always
+  } gateway;
+
   struct Log {
     std::string level = "info";
   } log;

@@ -87,6 +87,62 @@ level = "debug"
   EXPECT_EQ(c.log.level, "debug");
 }
 
+TEST(Configuration, GatewayIsRead) {
+  const Configuration c = parse_configuration(R"(
+[gateway]
+interface = "eth0"
+addresses = ["192.168.0.1/24", "2001:db8::1/64"]
+vrid = 7
+priority = 254
+version = 2
+interval = "3s"
+preempt = false
+preempt_delay = "500ms"
+accept = true
+checksum = "message"
+track = ["ring"]
+originate = "all"
+probe = ["192.0.2.1"]
+)",
+                                              "f.toml");
+  EXPECT_EQ(c.gateway.interface, "eth0");
+  ASSERT_EQ(c.gateway.addresses.size(), 2u);
+  EXPECT_EQ(to_string(c.gateway.addresses[0].address), "192.168.0.1");
+  EXPECT_EQ(c.gateway.addresses[0].length, 120);
+  EXPECT_EQ(to_string(c.gateway.addresses[1].address), "2001:db8::1");
+  EXPECT_EQ(c.gateway.addresses[1].length, 64);
+  EXPECT_EQ(c.gateway.vrid, 7);
+  EXPECT_EQ(c.gateway.priority, 254);
+  EXPECT_EQ(c.gateway.version, 2);
+  EXPECT_EQ(c.gateway.interval, 3s);
+  EXPECT_FALSE(c.gateway.preempt);
+  EXPECT_EQ(c.gateway.preempt_delay, 500ms);
+  EXPECT_TRUE(c.gateway.accept);
+  EXPECT_EQ(c.gateway.checksum, Configuration::Gateway::Checksum::message);
+  EXPECT_TRUE(c.gateway.track_ring);
+  EXPECT_FALSE(c.gateway.track_default_route);
+  EXPECT_TRUE(c.gateway.originate_all);
+  ASSERT_EQ(c.gateway.probe.size(), 1u);
+}
+
+TEST(Configuration, GatewayIsJudged) {
+  EXPECT_EQ(
+      complaints("[gateway]\ninterface = \"eth0\"\n"),
+      "f.toml:2:13: `gateway.interface` needs `gateway.addresses`, the virtual ones that the pair shares");
+  EXPECT_EQ(complaints("[gateway]\naddresses = [\"10.0.0.1\"]\n"),
+            "f.toml:2:13: `gateway.addresses` needs `gateway.interface`, the one on the LAN\n"
+            "f.toml:2:14: `gateway.addresses` must be addresses with the length of their network: "
+            "\"192.168.0.1/24\", \"2001:db8::1/64\"");
+  EXPECT_EQ(complaints("[gateway]\nversion = 2\ninterval = \"1500ms\"\n"),
+            "f.toml:3:12: `gateway.interval` must be whole seconds with version 2, which cannot say less");
+  EXPECT_EQ(
+      complaints("[gateway]\ninterval = \"15ms\"\n"),
+      "f.toml:2:12: `gateway.interval` must be a multiple of \"10ms\" up to \"40950ms\" with version 3");
+  EXPECT_EQ(parse_configuration("[gateway]\nversion = 2\n", "f.toml").gateway.interval, 1s);
+  const Configuration untracked = parse_configuration("[gateway]\ntrack = []\n", "f.toml");
+  EXPECT_FALSE(untracked.gateway.track_ring || untracked.gateway.track_default_route);
+}
+
 TEST(Configuration, UnknownKeyIsAnErrorWithPlaceAndSuggestion) {
   EXPECT_EQ(complaints("[network]\nmtuu = 9000\n"),
             "f.toml:2:1: unknown key `network.mtuu`; did you mean `mtu`?");

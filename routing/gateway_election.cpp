@@ -1,0 +1,1 @@
+#include "routing/gateway_election.hpp"
