@@ -72,7 +72,7 @@ struct GatewayPeerState {
   GatewayClaim claim;         ///< the newest that it knows, which it thereby agrees to
   bool operator==(const GatewayPeerState&) const = default;
 };
-/// 34 bytes, the first is a version.
+/// 34 bytes, the first of which is a version.
 std::vector<std::byte> encode(const GatewayPeerState& state);
 /// Nothing if it makes no sense.
 std::optional<GatewayPeerState> decode_peer_state(std::span<const std::byte> bytes);
@@ -162,6 +162,7 @@ struct GatewayView {
   Centiseconds interval{0};  ///< in use: the master's
   Duration skew{0}, master_down{0};
   bool lan_up = false;
+  IpAddress primary{};
   LanHealth lan = LanHealth::unknown;
   std::optional<TimePoint> heard;  ///< the last advertisement
   IpAddress heard_from{};
@@ -195,8 +196,89 @@ class GatewayElection {
   [[nodiscard]] GatewayView view() const;
 
  private:
+  struct Peer {
+    bool reachable = false;
+    std::optional<GatewayPeerState> state;
+    [[nodiscard]] bool counts() const { return reachable && state.has_value(); }
+  };
+
+  // Events
+  void on(const GatewayStart&);
+  void on(const GatewayShutdown&);
+  void on(const AdvertisementReceived& advertisement);
+  void on(const LanChanged& lan);
+  void on(const LanProbeAnswered&);
+  void on(const TrackingChanged& tracking);
+  void on(const PeerStateReceived& received);
+  void on(const PeerReachable& peer);
+  void on(const HandoverRequested&);
+  void on(const GatewayTimerExpired&);
+
+  // VRRP
+  void startup();
+  /// The one place where the state changes.
+  void change(GatewayState state, std::string reason);
+  void advertise(std::uint8_t priority);
+  void hear(const AdvertisementReceived& advertisement);
+  void heard_as_backup(const AdvertisementReceived& advertisement);
+  void heard_as_master(const AdvertisementReceived& advertisement);
+  [[nodiscard]] std::uint8_t priority() const;  ///< the effective one
+  [[nodiscard]] Duration skew() const;
+  [[nodiscard]] Duration master_down() const;
+  /// The LAN has been silent for so many quarters of an interval.
+  [[nodiscard]] TimePoint silent_at(unsigned quarters) const;
+  [[nodiscard]] bool silent(unsigned quarters) const { return now_ >= silent_at(quarters); }
+
+  // The claim
+  void adopt(const GatewayClaim& claim);
+  void update_grant();
+  void pass_to(Guid host, const std::string& reason);
+  void consider_passing();
+  [[nodiscard]] const Peer* holder() const;  ///< the other one that holds the claim and can be asked; or null
+  [[nodiscard]] const Peer* peer_at(const IpAddress& address) const;
+  [[nodiscard]] bool better(const GatewayPeerState& peer) const;
+  [[nodiscard]] bool can_serve() const { return running_ && view_.lan_up && view_.primary != IpAddress{}; }
+  [[nodiscard]] bool preempts() const;
+  [[nodiscard]] std::optional<std::string> reason_to_serve() const;
+
+  // The LAN's health
+  [[nodiscard]] bool suspicious() const;
+  [[nodiscard]] bool watched() const;
+  void probe();
+  void describe_fault();
+
+  void evaluate();
+  void announce_soon(Duration delay);
+  void flood();
+  template <class T>
+  void act(T action) {
+    actions_.emplace_back(std::move(action));
+  }
+
   GatewaySettings settings_;
   GatewayView view_;
+  TimePoint now_;
+  std::vector<GatewayAction> actions_;  ///< of the event at hand
+  bool running_ = false;
+  TrackingChanged tracking_;
+  std::map<Guid, Peer> peers_;
+
+  std::optional<TimePoint> advertise_at_;    ///< Adver_Timer
+  std::optional<TimePoint> master_down_at_;  ///< Master_Down_Timer
+  TimePoint quiet_since_;                    ///< the last advertisement, or the start
+  bool excused_ = false;                     ///< this silence was once taken for a pause of this host
+  std::optional<TimePoint> worse_since_;     ///< a worse master is heard
+  std::optional<TimePoint> announce_at_, announce_again_at_;
+  TimePoint advertised_;
+
+  bool granted_ = false;     ///< the claim is this host's, and all that can be asked have agreed
+  bool given_ = false;       ///< the claim was passed to this host, which has not served since
+  bool stood_down_ = false;  ///< somebody wanted the other to serve
+  std::optional<GatewayPeerState> flooded_;
+
+  std::optional<TimePoint> probe_at_;
+  unsigned unanswered_ = 0;
+  bool suspected_ = false;
 };
 
 }  // namespace fabric::routing
