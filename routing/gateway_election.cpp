@@ -259,7 +259,8 @@ void GatewayElection::on(const AdvertisementReceived& advertisement) {
   }
   if (settings_.priority == kOwnerPriority) {  // RFC 9568, 7.1 with erratum 8298: told, not discarded
     if (view_.owner_conflicts++ == 0) {
-      act(GatewayNotice{true, "gateway-owner", "another router advertises addresses that are this host's own"});
+      act(GatewayNotice{true, "gateway-owner",
+                        "another router advertises addresses that are this host's own"});
     }
   }
   if (settings_.version == 2 && advertisement.interval != settings_.interval) {  // RFC 3768, 7.1

@@ -107,7 +107,8 @@ TEST_F(Single, StartsAsBackupAndIsMasterAfterMasterDownInterval) {
 TEST_F(Single, SkewDoesNotVanishAtTheShortestInterval) {
   settings.interval = Centiseconds(1);
   start();
-  EXPECT_EQ(election->view().skew, Duration(10ms) * 156 / 256);  // 0 in whole centiseconds, as in other implementations
+  EXPECT_EQ(election->view().skew,
+            Duration(10ms) * 156 / 256);  // 0 in whole centiseconds, as in other implementations
 }
 
 TEST_F(Single, OwnerIsMasterAtOnce) {
