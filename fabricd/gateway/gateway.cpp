@@ -130,6 +130,7 @@ class Gateway::Implementation {
   Callbacks callbacks_;
   bool ring_ = true;
   VrrpChecksum checksum_;
+  BorrowedSettings lan_settings_;
   std::vector<std::unique_ptr<Router>> routers_;
   std::unique_ptr<LanPort> lan_;
   struct Discards {
@@ -246,6 +247,7 @@ IpAddress Gateway::Implementation::primary(const Router& router) const {
 }
 
 void Gateway::Implementation::lan_changed() {
+  if (lan_->state().index != 0) lan_settings_.keep_to_own_addresses(settings_.interface);
   for (const auto& each : routers_) {
     if (lan_->state().index != 0) each->problems = each->interface.prepare();
     give(*each, routing::LanChanged{lan_->state().up, primary(*each)});
@@ -282,10 +284,12 @@ void Gateway::Implementation::discarded(VrrpDiscard reason, const VrrpDatagram& 
 }
 
 void Gateway::Implementation::answered(const IpAddress& address) {
-  Router* target = router(is_ipv4(address));
-  if (target == nullptr) return;
-  if (std::find(target->probed.begin(), target->probed.end(), address) == target->probed.end()) return;
-  give(*target, routing::LanProbeAnswered{});
+  for (const auto& each : routers_) {
+    const auto& probed = each->probed;
+    if (std::find(probed.begin(), probed.end(), address) != probed.end()) {
+      give(*each, routing::LanProbeAnswered{});
+    }
+  }
 }
 
 // --- actions
@@ -327,11 +331,15 @@ void Gateway::Implementation::perform(Router& router, const routing::Announce&) 
 }
 
 void Gateway::Implementation::perform(Router& router, const routing::ProbeLan& action) {
+  // Whether a cable works is not a matter of address families: routers of both are asked.
   router.probed = action.peers;
-  router.probed.insert(router.probed.end(), router.upstream.next_hops.begin(),
-                       router.upstream.next_hops.end());
+  for (const auto& each : routers_) {
+    const auto& hops = each->upstream.next_hops;
+    router.probed.insert(router.probed.end(), hops.begin(), hops.end());
+  }
   for (const IpAddress& address : router.probed) {
-    lan_->send(address_request(lan_->state().mac, primary(router), address));
+    const IpAddress source = is_ipv4(address) ? lan_->state().primary4 : lan_->state().primary6;
+    if (source != IpAddress{}) lan_->send(address_request(lan_->state().mac, source, address));
   }
 }
 

@@ -95,6 +95,20 @@ void delete_link(const std::string& name) {
 
 }  // namespace
 
+BorrowedSettings::~BorrowedSettings() {
+  for (const auto& [file, value] : before_) std::ofstream(file) << value;
+}
+
+void BorrowedSettings::keep_to_own_addresses(const std::string& lan) {
+  set(fmt::format("/proc/sys/net/ipv4/conf/{}/arp_ignore", lan), "1");
+  set(fmt::format("/proc/sys/net/ipv4/conf/{}/arp_announce", lan), "2");
+}
+
+void BorrowedSettings::set(const std::string& file, const std::string& value) {
+  if (!before_.contains(file)) std::getline(std::ifstream(file), before_[file]);
+  std::ofstream(file) << value;
+}
+
 VirtualInterface::VirtualInterface(Settings settings)
     : settings_(std::move(settings)),
       name_(fmt::format("{}{}-{}", kPrefix, settings_.ipv4 ? 4 : 6, settings_.vrid)),
@@ -107,18 +121,11 @@ VirtualInterface::~VirtualInterface() {
     remove();
   } catch (const KernelError&) {  // nothing can be done about it
   }
-  for (const auto& [file, value] : before_) std::ofstream(file) << value;
 }
 
-void VirtualInterface::set(const std::string& family, const std::string& interface, const std::string& key,
-                           const std::string& value) {
-  const std::string file = fmt::format("/proc/sys/net/{}/conf/{}/{}", family, interface, key);
-  if (interface != name_ && !before_.contains(file)) {
-    std::string old;
-    std::getline(std::ifstream(file), old);
-    before_[file] = old;
-  }
-  std::ofstream(file) << value;  // a kernel without it does not need it
+void VirtualInterface::set(const std::string& family, const std::string& key, const std::string& value) {
+  // A kernel without it does not need it.
+  std::ofstream(fmt::format("/proc/sys/net/{}/conf/{}/{}", family, name_, key)) << value;
 }
 
 void VirtualInterface::make() {
@@ -144,19 +151,17 @@ void VirtualInterface::make() {
   }
   kernel_ = std::make_unique<KernelInterface>(index_, name_);
   // IPv4's, also where this one has none: every interface of the LAN hears ARP requests.
-  set("ipv4", name_, "arp_ignore", "1");
-  set("ipv4", settings_.lan, "arp_ignore", "1");
-  set("ipv4", settings_.lan, "arp_announce", "2");
+  set("ipv4", "arp_ignore", "1");
   if (settings_.ipv4) {
     std::string all;
     std::getline(std::ifstream("/proc/sys/net/ipv4/conf/all/rp_filter"), all);
-    set("ipv4", name_, "rp_filter", all == "0" ? "0" : "2");
-    set("ipv4", name_, "send_redirects", "0");
-    set("ipv4", name_, "forwarding", "1");
+    set("ipv4", "rp_filter", all == "0" ? "0" : "2");
+    set("ipv4", "send_redirects", "0");
+    set("ipv4", "forwarding", "1");
   } else {
-    set("ipv6", name_, "accept_ra", "0");
-    set("ipv6", name_, "accept_dad", "0");
-    set("ipv6", name_, "forwarding", "1");
+    set("ipv6", "accept_ra", "0");
+    set("ipv6", "accept_dad", "0");
+    set("ipv6", "forwarding", "1");
   }
 }
 

@@ -13,6 +13,23 @@
 
 namespace fabric::daemon {
 
+/// Settings (sysctl) of an interface that is not ours, as long as this lives.
+class BorrowedSettings {
+ public:
+  BorrowedSettings() = default;
+  /// Puts back what was there.
+  ~BorrowedSettings();
+  BorrowedSettings(const BorrowedSettings&) = delete;
+  BorrowedSettings& operator=(const BorrowedSettings&) = delete;
+
+  /// The LAN interface answers for its own IPv4 addresses only, and asks in the name of none but those.
+  void keep_to_own_addresses(const std::string& lan);
+
+ private:
+  void set(const std::string& file, const std::string& value);
+  std::map<std::string, std::string> before_;  ///< file to what it held
+};
+
 class VirtualInterface {
  public:
   struct Settings {
@@ -47,16 +64,13 @@ class VirtualInterface {
   void remove();
   void set_up(bool up);
   void filter();
-  /// Sets a sysctl of an interface; the first value of one that is not this interface's own is kept.
-  void set(const std::string& family, const std::string& interface, const std::string& key,
-           const std::string& value);
+  void set(const std::string& family, const std::string& key, const std::string& value);
 
   Settings settings_;
   std::string name_;
   MacAddress mac_;
   unsigned index_ = 0;  ///< 0: it does not exist
   std::unique_ptr<KernelInterface> kernel_;
-  std::map<std::string, std::string> before_;  ///< file to what it held
   bool filtering_ = false;
 };
 

@@ -153,9 +153,8 @@ vrrp_instance v{family} {{
         lines.append(f" {'' if preempt else 'no '}vrrp {VRID} preempt")
         for family in families:
             name, mac = ("vrrp4", MAC4) if family == 4 else ("vrrp6", MAC6)
-            self.exec(host, "ip", "link", "add", name, "link", "eth0", "addrgenmode", "random" if family == 4 else "none",
-                      "type", "macvlan", "mode", "bridge")
-            self.exec(host, "ip", "link", "set", "dev", name, "address", mac)
+            self.exec(host, "ip", "link", "add", "name", name, "link", "eth0", "type", "macvlan", "mode", "bridge")
+            self.exec(host, "ip", "link", "set", "dev", name, "address", mac, "addrgenmode", "none")
             if family == 4:
                 self.exec(host, "ip", "address", "add", VIP4 + "/24", "dev", name)
                 lines.append(f" vrrp {VRID} ip {VIP4}")
@@ -173,7 +172,7 @@ vrrp_instance v{family} {{
         vrrpd.with_it = zebra
         return vrrpd
 
-    def capture(self, expression="vrrp or arp or icmp6", host="client"):
+    def capture(self, expression="vrrp or ip6 proto 112", host="client"):
         return self.start(host, "tcpdump", "-l", "-n", "-e", "-vv", "-i", "eth0", expression, kind=Capture)
 
     # --- what the client sees
@@ -199,7 +198,7 @@ vrrp_instance v{family} {{
 
 class Program:
     def __init__(self, command, **options):
-        self.log = tempfile.TemporaryFile(mode="w+")
+        self.log = tempfile.TemporaryFile(mode="w+")  # closed with the test's end
         self.with_it = None
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=options.get("stdout", self.log),
                                         stderr=self.log, text=True)
@@ -217,6 +216,9 @@ class Program:
                 self.process.wait()
         if self.with_it:
             self.with_it.stop()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                stream.close()
 
     def output(self):
         self.log.seek(0)
