@@ -37,7 +37,7 @@ def wait_until(condition, timeout=20.0, what="the condition", interval=0.01):
 class Lab:
     number = 0
 
-    def __init__(self, hosts=5, shape="ring", fabricd=True, config=None, name=None, timeout=60):
+    def __init__(self, hosts=5, shape="ring", fabricd=True, config=None, name=None, timeout=60, lan=False):
         Lab.number += 1
         self.name = name or f"t{os.getpid()}_{Lab.number}"
         self.env = dict(os.environ, FABRIC_LAB=self.name)
@@ -52,6 +52,8 @@ class Lab:
         self.arguments += ["--shape", shape]
         if config:
             self.arguments += ["--config", str(config)]
+        if lan:
+            self.arguments += ["--lan"]
         if not fabricd:
             self.arguments += ["--no-fabricd"]
         self.ready_ms = None
@@ -138,8 +140,8 @@ class Lab:
 
     # --- faults
 
-    def cut(self, a, b, silent=False):
-        self.lab("cut", a, b, *(["--silent"] if silent else []))
+    def cut(self, a, b, silent=False, one_way=False):
+        self.lab("cut", a, b, *(["--silent"] if silent else []), *(["--one-way"] if one_way else []))
 
     def mend(self, a, b):
         self.lab("mend", a, b)

@@ -66,8 +66,11 @@ json::object Client::ask(const std::string& object, const json::object& args, un
                          const std::function<void(const json::object&)>& more) {
   const timeval limit{static_cast<time_t>(patience), 0};
   setsockopt(descriptor_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  const auto space = object.find(' ');
+  const std::string verb = space == std::string::npos ? "show" : object.substr(space + 1);
   const std::string request =
-      json::serialize(json::object{{"object", object}, {"verb", "show"}, {"args", args}}) + "\n";
+      json::serialize(json::object{{"object", object.substr(0, space)}, {"verb", verb}, {"args", args}}) +
+      "\n";
   for (std::size_t done = 0; done < request.size();) {
     const ssize_t sent = send(descriptor_, request.data() + done, request.size() - done, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;

@@ -32,6 +32,7 @@ class Client {
 
   /// Asks and returns the last line of the answer; each line before it goes to `more`. `patience`: how long
   /// the daemon may be silent, in seconds, 0 for ever. Throws Failed and NoDaemon.
+  /// `object` may be followed by a verb: "gateway handover"; it is "show" otherwise.
   boost::json::object ask(const std::string& object, const boost::json::object& args, unsigned patience,
                           const std::function<void(const boost::json::object&)>& more = {});
 

@@ -7,6 +7,12 @@
 
 namespace fabric::tools::lab {
 
+/// An address of each family.
+struct AddressPair {
+  in_addr v4{};
+  in6_addr v6{};
+};
+
 /// 10.88.0.0/16 plus `number`, counted from 1.
 in_addr address4(unsigned number);
 /// The same in fabricd's unique local prefix.

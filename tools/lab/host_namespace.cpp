@@ -1,12 +1,15 @@
 #include "tools/lab/host_namespace.hpp"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "tools/lab/error.hpp"
@@ -19,26 +22,44 @@ std::string path_of(const std::string& name) {
   return "/run/netns/" + name;
 }
 
-/// Runs ip(8); throws Error with its exit status if it fails (it has then said why on standard error).
-void ip(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "ip");
+/// Runs ip(8) or bridge(8), with `input` as standard input and standard output going to `output`; throws
+/// Error with its exit status if it fails (it has then said why on standard error).
+void run(std::vector<std::string> arguments, const std::string& input = "", int output = STDOUT_FILENO) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  const int in = memfd_create("input", MFD_CLOEXEC);
+  if (in < 0 || pwrite(in, input.data(), input.size(), 0) != static_cast<ssize_t>(input.size()))
+    throw_system_error("memfd");
   const pid_t child = fork();
   if (child < 0) throw_system_error("fork");
   if (child == 0) {
-    execvp("ip", argv.data());
+    dup2(in, STDIN_FILENO);
+    dup2(output, STDOUT_FILENO);
+    execvp(argv[0], argv.data());
     _exit(127);
   }
+  close(in);
   int status = 0;
   waitpid(child, &status, 0);
   if (status == 0) return;
   std::string line;
   for (const std::string& argument : arguments) line += (line.empty() ? "" : " ") + argument;
-  throw Error(
-      "'" + line + "' failed" +
-      (WIFEXITED(status) && WEXITSTATUS(status) == 127 ? ": there is no ip(8), install iproute2" : ""));
+  throw Error("'" + line + "' failed" + (input.empty() ? "" : ":\n" + input) +
+              (WIFEXITED(status) && WEXITSTATUS(status) == 127
+                   ? ": there is no " + arguments[0] + "(8), install iproute2"
+                   : ""));
+}
+
+void ip(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "ip");
+  run(std::move(arguments));
+}
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
 }
 
 class Descriptor {
@@ -64,6 +85,31 @@ void HostNamespace::make() const {
 
 void HostNamespace::remove() const {
   if (access(path_of(name_).c_str(), F_OK) == 0) ip({"netns", "del", name_});
+}
+
+void HostNamespace::ip_batch(const std::vector<std::string>& lines) const {
+  run({"ip", "-n", name_, "-batch", "-"}, joined(lines));
+}
+
+void HostNamespace::bridge_batch(const std::vector<std::string>& lines) const {
+  run({"bridge", "-n", name_, "-batch", "-"}, joined(lines));
+}
+
+std::string HostNamespace::bridge_ports() const {
+  const int out = memfd_create("output", MFD_CLOEXEC);
+  if (out < 0) throw_system_error("memfd");
+  run({"bridge", "-n", name_, "-j", "-d", "link", "show"}, "", out);
+  std::string text(static_cast<std::size_t>(lseek(out, 0, SEEK_END)), '\0');
+  const ssize_t got = pread(out, text.data(), text.size(), 0);
+  close(out);
+  text.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+  return text;
+}
+
+bool HostNamespace::has_interface(const std::string& interface) const {
+  bool found = false;
+  visit([&] { found = if_nametoindex(interface.c_str()) != 0; });
+  return found;
 }
 
 std::optional<ino_t> HostNamespace::inode() const {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace fabric::tools::lab {
 
@@ -23,6 +24,16 @@ class HostNamespace {
   void remove() const;
   /// Inode of the namespace; nothing where there is none.
   [[nodiscard]] std::optional<ino_t> inode() const;
+
+  /// @name iproute2 in the namespace; each line is a command without its first word ("link set lo up").
+  /// They throw Error where a line fails.
+  /// @{
+  void ip_batch(const std::vector<std::string>& lines) const;
+  void bridge_batch(const std::vector<std::string>& lines) const;
+  /// What `bridge -j -d link show` prints.
+  [[nodiscard]] std::string bridge_ports() const;
+  /// @}
+  [[nodiscard]] bool has_interface(const std::string& interface) const;
 
   /// Makes this process a process of the host, for good. For a child about to exec: `hostname` becomes the
   /// UTS name, `hosts_file` appears as /etc/hosts, /sys shows the namespace's devices.

@@ -136,9 +136,16 @@ const LabDescription& Lab::description() const {
 
 Lab::Options Lab::options() const {
   const json::value value = json::parse(read_all(directory_ / "options.json"));
-  Options options{value.at("fabricd").as_bool(), std::nullopt};
+  Options options{value.at("fabricd").as_bool(), value.at("lan").as_bool(), std::nullopt};
   if (!value.at("config").is_null()) options.config = std::string(value.at("config").as_string());
   return options;
+}
+
+std::optional<Lan> Lab::lan() const {
+  if (!exists() || !options().lan) return std::nullopt;
+  std::vector<std::string> hosts;
+  for (const LabDescription::Host& host : description().hosts) hosts.push_back(host.name);
+  return Lan(name_, std::move(hosts));
 }
 
 HostNamespace Lab::namespace_of(const std::string& host) const {
@@ -205,13 +212,26 @@ std::map<std::string, std::string> Lab::environment_of(const std::string& host) 
 }
 
 void Lab::exec(const std::string& host, std::vector<std::string> arguments) {
-  require_host(host);
-  require_powered(host);
   Command command;
   command.arguments = std::move(arguments);
-  command.environment = environment_of(host);
+  if (const auto lan = this->lan(); lan && lan->has(host)) {
+    command.environment = {{"FABRIC_LAB", name_}, {kMark, name_ + "/" + host}};
+  } else {
+    require_host(host);
+    require_powered(host);
+    command.environment = environment_of(host);
+  }
   command.enter = [&] { namespace_of(host).enter(host, directory_ / "hosts"); };
   execute(command);
+}
+
+std::optional<fs::path> Lab::configuration_of(const std::string& host) const {
+  std::vector<fs::path> files;
+  if (const auto config = options().config) files = {*config / (host + ".toml"), *config / "fabricd.toml"};
+  files.push_back(directory_of(host) / "fabricd.toml");
+  const auto found =
+      std::find_if(files.begin(), files.end(), [](const fs::path& file) { return fs::exists(file); });
+  return found != files.end() ? std::optional(*found) : std::nullopt;
 }
 
 void Lab::start_fabricd(const std::string& host) {
@@ -222,13 +242,8 @@ void Lab::start_fabricd(const std::string& host) {
   Command command;
   command.arguments = {require_binary("fabricd"), "--state", directory_of(host) / "state", "--socket",
                        fabricd_socket(host)};
-  if (const auto config = options().config) {
-    for (const fs::path& file : {*config / (host + ".toml"), *config / "fabricd.toml"}) {
-      if (!fs::exists(file)) continue;
-      command.arguments.insert(command.arguments.end(), {"--config", file});
-      break;
-    }
-  }
+  if (const auto file = configuration_of(host))
+    command.arguments.insert(command.arguments.end(), {"--config", *file});
   command.environment = environment_of(host);
   if (auto at = command.environment.find("ASAN_OPTIONS"); at != command.environment.end())
     at->second = "log_path=" + (directory_of(host) / "sanitizer").string();
@@ -247,15 +262,22 @@ void Lab::start_fabricd(const std::string& host) {
 void Lab::make_folders(const UpOptions& options) {
   const LabDescription lab = softhca::parse_lab(options.shape_json);
   std::string hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
+  std::vector<std::string> names;
   for (unsigned k = 1; k <= lab.hosts.size(); ++k) {
-    const std::string& host = lab.hosts[k - 1].name;
+    const std::string& host = names.emplace_back(lab.hosts[k - 1].name);
     hosts += to_string(address4(k)) + " " + host + "\n" + to_string(address6(k)) + " " + host + "\n";
     fs::create_directories(directory_of(host) / "state");
   }
-  write_all(directory_ / "hosts", hosts);
-  json::object kept{{"schema", 1}, {"fabricd", options.fabricd}, {"config", nullptr}};
+  json::object kept{{"schema", 1}, {"fabricd", options.fabricd}, {"lan", options.lan}, {"config", nullptr}};
   if (options.config) kept["config"] = fs::canonical(*options.config).string();
   write_all(directory_ / "options.json", json::serialize(kept));
+  if (options.lan) {
+    const Lan lan(name_, names);
+    hosts += lan.hosts_lines();
+    for (const std::string& host : names)
+      write_all(directory_of(host) / "fabricd.toml", lan.configuration_of(host));
+  }
+  write_all(directory_ / "hosts", hosts);
   write_all(directory_ / "lab.json", options.shape_json);  // last: from now on the lab exists
 }
 
@@ -289,8 +311,11 @@ Reachability Lab::reachability() const {
   std::vector<Reachability::Member> members;
   for (unsigned k = 1; k <= description().hosts.size(); ++k) {
     const std::string& host = description().hosts[k - 1].name;
-    members.push_back({host, k, namespace_of(host)});
+    members.push_back({host, {address4(k), address6(k)}, namespace_of(host)});
   }
+  if (const auto lan = this->lan())
+    for (const std::string& member : lan->members())
+      members.push_back({member, lan->address_of(member), namespace_of(member)});
   return Reachability(std::move(members));
 }
 
@@ -298,7 +323,11 @@ std::chrono::duration<double, std::milli> Lab::up(const UpOptions& options) {
   require_binary("softhca");
   require_binary("libsofthca.so");
   if (options.fabricd) require_binary("fabricd");
-  softhca::parse_lab(options.shape_json);  // says what is wrong before anything is made
+  {  // What is wrong is said before anything is made.
+    std::vector<std::string> names;
+    for (const auto& host : softhca::parse_lab(options.shape_json).hosts) names.push_back(host.name);
+    if (options.lan) Lan(name_, std::move(names));
+  }
   const Lock lock(directory_);
   if (exists() || !namespaces().empty())
     throw Error(
@@ -307,6 +336,7 @@ std::chrono::duration<double, std::milli> Lab::up(const UpOptions& options) {
         "names another");
   make_folders(options);
   for (const LabDescription::Host& host : description().hosts) namespace_of(host.name).make();
+  if (const auto lan = this->lan()) lan->make();
   start_hardware();
   if (!options.fabricd) return {};
 
@@ -371,18 +401,40 @@ std::string Lab::down() {
 
 // --- faults
 
+void Lab::cut(const std::string& a, const std::string& b, bool silent, bool one_way) const {
+  using Fault = Lan::Fault;
+  if (const auto lan = this->lan(); lan && (a == Lan::kSwitch || b == Lan::kSwitch)) {
+    if (one_way) return b == Lan::kSwitch ? lan->cut(a, Fault::mute) : lan->cut(b, Fault::deaf);
+    return lan->cut(b == Lan::kSwitch ? a : b, silent ? Fault::silent : Fault::carrier);
+  }
+  if (one_way) throw Error("only a cable of the LAN can be cut one way: 'cut HOST lan --one-way'");
+  hardware().cut(a, b, silent);
+}
+
+void Lab::mend(const std::string& a, const std::string& b) const {
+  if (const auto lan = this->lan(); lan && (a == Lan::kSwitch || b == Lan::kSwitch))
+    return lan->mend(b == Lan::kSwitch ? a : b);
+  hardware().mend(a, b);
+}
+
 void Lab::kill(const std::string& host, bool silent) {
   require_host(host);
   const Lock lock(directory_);
   // Power first: what its processes still send on their way out must not leave the host.
   hardware().power_off(host, silent);
+  const auto lan = this->lan();
+  if (lan && lan->on_lan(host)) lan->cut(host, silent ? Lan::Fault::silent : Lan::Fault::carrier);
   kill_members(host);
+  if (lan) kill_members(lan->guest_behind(host));
 }
 
 void Lab::start(const std::string& host) {
   require_host(host);
   const Lock lock(directory_);
-  if (!hardware().status().power[host]) hardware().power_on(host);
+  if (!hardware().status().power[host]) {
+    if (const auto lan = this->lan()) lan->plug_in(host);
+    hardware().power_on(host);
+  }
   const auto running = read_pid_file(directory_of(host) / "fabricd.pid");
   if (options().fabricd && !(running && alive(*running))) start_fabricd(host);
 }
@@ -421,6 +473,11 @@ std::string Lab::status_json() const {
                       {"fabricd", options.fabricd},
                       {"hosts", std::move(hosts)},
                       {"cables", std::move(cables)}};
+  if (const auto lan = this->lan()) {
+    json::object ports;
+    for (const auto& [member, state] : lan->ports()) ports[member] = state;
+    status["lan"] = std::move(ports);
+  }
   if (!hardware_error.empty()) status["error"] = hardware_error;
   return json::serialize(status);
 }

@@ -5,7 +5,7 @@
 //   /run/fabric-lab/NAME/         lab.json (the cabling, as the hardware process reads it), options.json,
 //                                 hosts (/etc/hosts of every host), softhca.sock and .ctl, softhca.pid,
 //                                 softhca.log
-//   /run/fabric-lab/NAME/HOST/    fabricd.sock, fabricd.pid, fabricd.log, state/
+//   /run/fabric-lab/NAME/HOST/    fabricd.sock, fabricd.pid, fabricd.log, state/, fabricd.toml (with a LAN)
 //   /run/netns/NAME-HOST          network namespace
 //
 // There is no process of the lab's own: up, down, kill and start are done by whoever calls them, one at a
@@ -23,6 +23,7 @@
 #include "tools/lab/cabling.hpp"
 #include "tools/lab/hardware.hpp"
 #include "tools/lab/host_namespace.hpp"
+#include "tools/lab/lan.hpp"
 #include "tools/lab/process.hpp"
 #include "tools/lab/reachability.hpp"
 
@@ -50,6 +51,7 @@ class Lab {
     std::string shape_json;                       ///< the cabling, in the lab's file format
     std::optional<std::filesystem::path> config;  ///< folder with HOST.toml or fabricd.toml
     bool fabricd = true;
+    bool lan = false;  ///< with a LAN, an upstream host and guests (lan.hpp)
     std::chrono::milliseconds timeout{30000};
   };
   /// Brings everything up. Returns the time from the start of the first daemon until every ordered pair had
@@ -59,6 +61,11 @@ class Lab {
 
   /// Removes whatever there is of this lab. Returns the reports that sanitizers have written, if any.
   std::string down();
+
+  /// A cable, by its two ends; one of them may be Lan::kSwitch. Silent: the port keeps its link. One way:
+  /// only what goes from a to b is lost; cables of the LAN can do that, and it is always silent.
+  void cut(const std::string& a, const std::string& b, bool silent, bool one_way) const;
+  void mend(const std::string& a, const std::string& b) const;
 
   /// The same power switch that Hardware has, together with the host's processes. The folder's state stays.
   void kill(const std::string& host, bool silent);
@@ -77,6 +84,8 @@ class Lab {
   [[nodiscard]] const std::string& name() const { return name_; }
   /// Throws Error if there is no such lab.
   [[nodiscard]] const LabDescription& description() const;
+  /// Nothing where the lab has none.
+  [[nodiscard]] std::optional<Lan> lan() const;
   [[nodiscard]] Hardware hardware() const { return Hardware(directory_ / "softhca.sock.ctl"); }
   [[nodiscard]] HostNamespace namespace_of(const std::string& host) const;
   [[nodiscard]] std::filesystem::path fabricd_socket(const std::string& host) const;
@@ -86,6 +95,7 @@ class Lab {
  private:
   struct Options {
     bool fabricd = true;
+    bool lan = false;
     std::optional<std::filesystem::path> config;
   };
   [[nodiscard]] std::filesystem::path directory_of(const std::string& host) const {
@@ -97,6 +107,7 @@ class Lab {
   Options options() const;
   void make_folders(const UpOptions& options);
   void start_hardware();
+  [[nodiscard]] std::optional<std::filesystem::path> configuration_of(const std::string& host) const;
   [[nodiscard]] std::map<std::string, std::string> environment_of(const std::string& host) const;
   [[nodiscard]] std::optional<std::string> dead_daemon() const;
   [[nodiscard]] std::vector<HostNamespace> namespaces() const;

@@ -12,6 +12,7 @@
 
 #include "tools/lab/drill.hpp"
 #include "tools/lab/error.hpp"
+#include "tools/lab/gateway_drill.hpp"
 #include "tools/lab/lab.hpp"
 #include "tools/lab/status_text.hpp"
 
@@ -50,7 +51,7 @@ int main(int argc, char** argv) {
 
   unsigned hosts = 5;
   std::string shape = "ring", config;
-  bool no_fabricd = false;
+  bool no_fabricd = false, lan = false;
   double timeout = 30;
   auto* up = app.add_subcommand("up", "Bring a lab up; return when every host reaches every other.");
   up->add_option("--hosts", hosts, "Number of hosts.")->capture_default_str();
@@ -62,6 +63,10 @@ int main(int argc, char** argv) {
   up->add_option("--config", config,
                  "Folder with configurations of fabricd: HOST.toml, or fabricd.toml for the rest.")
       ->check(CLI::ExistingDirectory);
+  up->add_flag(
+      "--lan", lan,
+      "With a LAN that the first two hosts are the gateway of, a host 'upstream' on it, and a guest g1..gN "
+      "behind every host.");
   up->add_flag("--no-fabricd", no_fabricd, "Hosts and hardware only.");
   up->add_option("--timeout", timeout, "Seconds until it gives up.")->capture_default_str();
 
@@ -85,6 +90,9 @@ int main(int argc, char** argv) {
     verb->add_option("b", b)->required();
   }
   cut->add_flag("--silent", silent, "Without a port event: everything sent vanishes.");
+  bool one_way = false;
+  cut->add_flag("--one-way", one_way,
+                "Only what goes from A to B vanishes; cables of the LAN only ('cut h1 lan').");
 
   auto* kill = app.add_subcommand("kill", "Switch a host's power off: its processes die, its ports go dark.");
   auto* start = app.add_subcommand("start", "Switch it on again, and start its fabricd.");
@@ -95,15 +103,24 @@ int main(int argc, char** argv) {
   std::string drill_kind;
   auto* drill =
       app.add_subcommand("drill", "Traffic, a fault, its repair: what was lost, and how long the gap was.");
-  drill->add_option("kind", drill_kind, "cable (cut and mended) or host (a transit host dies and comes back)")
+  drill
+      ->add_option("kind", drill_kind,
+                   "cable (cut and mended), host (a transit host dies and comes back) or gateway (the\nhost "
+                   "that serves it fails)")
       ->required()
-      ->check(CLI::IsMember({"cable", "host"}));
+      ->check(CLI::IsMember({"cable", "host", "gateway"}));
+  fabric::tools::lab::GatewayDrillOptions gateway_options;
+  drill
+      ->add_option(
+          "--fault", gateway_options.faults,
+          "gateway: kill, cut (LAN cable), silent (LAN port), handover; all of them in turn otherwise.")
+      ->check(CLI::IsMember({"kill", "cut", "silent", "handover"}));
   drill->add_option("--runs", drill_options.runs, "How many, over all cables or hosts in turn.")
       ->capture_default_str()
       ->check(CLI::Range(1, 100000));
-  drill->add_option("--rate", drill_options.rate, "Probes a second, of all flows together.")
-      ->capture_default_str()
-      ->check(CLI::Range(10, 1000000));
+  auto* rate = drill->add_option("--rate", drill_options.rate, "Probes a second, of all flows together.")
+                   ->capture_default_str()
+                   ->check(CLI::Range(10, 1000000));
   drill->add_flag("--silent", drill_options.silent, "Faults without a port event.");
 
   app.footer(
@@ -127,6 +144,7 @@ int main(int argc, char** argv) {
       options.shape_json = shape_json(hosts, shape);
       if (!config.empty()) options.config = config;
       options.fabricd = !no_fabricd;
+      options.lan = lan;
       options.timeout = std::chrono::milliseconds(static_cast<long>(timeout * 1000));
       std::cerr << "lab '" << lab.name() << "': starting" << std::endl;
       const double ready = lab.up(options).count();
@@ -151,7 +169,7 @@ int main(int argc, char** argv) {
     } else if (exec->parsed()) {
       lab.exec(host, command);
     } else if (cut->parsed() || mend->parsed()) {
-      cut->parsed() ? lab.hardware().cut(a, b, silent) : lab.hardware().mend(a, b);
+      cut->parsed() ? lab.cut(a, b, silent, one_way) : lab.mend(a, b);
       if (as_json) print_json(json::object{{"schema", 1}});
     } else if (kill->parsed()) {
       lab.kill(host, silent);
@@ -159,6 +177,22 @@ int main(int argc, char** argv) {
     } else if (start->parsed()) {
       lab.start(host);
       if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (drill->parsed() && drill_kind == "gateway") {
+      gateway_options.runs = drill_options.runs;
+      if (rate->count() > 0) gateway_options.rate = std::max(1u, drill_options.rate / 2);
+      unsigned number = 0;
+      if (!as_json)
+        std::printf("%4s %-9s %9s %6s %9s %6s   after the repair: lost from, to the LAN\n", "run", "fault",
+                    "from[ms]", "lost", "to[ms]", "lost");
+      const auto result = fabric::tools::lab::drill_gateway(lab, gateway_options, [&](const auto& run) {
+        ++number;
+        if (as_json) return;
+        std::printf("%4u %-9s %9.1f %6lu %9.1f %6lu   %lu %lu\n", number, run.fault.c_str(),
+                    run.from_lan.gap_ms, run.from_lan.lost, run.to_lan.gap_ms, run.to_lan.lost,
+                    run.from_lan.lost_after_repair, run.to_lan.lost_after_repair);
+        std::fflush(stdout);
+      });
+      std::cout << (as_json ? result.to_json() + "\n" : "\n" + result.to_text()) << std::flush;
     } else if (drill->parsed()) {
       using Kind = fabric::tools::lab::DrillOptions::Kind;
       drill_options.kind = drill_kind == "cable" ? Kind::cable : Kind::host;

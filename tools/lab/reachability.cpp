@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "tools/lab/addresses.hpp"
 #include "tools/lab/error.hpp"
 
 namespace fabric::tools::lab {
@@ -82,7 +81,7 @@ void Reachability::ask() {
       header.checksum = checksum(header);
       sockaddr_in to{};
       to.sin_family = AF_INET;
-      to.sin_addr = address4(members_[pair.to].number);
+      to.sin_addr = members_[pair.to].addresses.v4;
       // Errors (no route yet) are the very thing that is waited out.
       sendto(sockets_[pair.from].v4, &header, sizeof header, 0, reinterpret_cast<sockaddr*>(&to), sizeof to);
     } else {
@@ -92,7 +91,7 @@ void Reachability::ask() {
       header.icmp6_seq = htons(sequence);  // the kernel fills in the checksum
       sockaddr_in6 to{};
       to.sin6_family = AF_INET6;
-      to.sin6_addr = address6(members_[pair.to].number);
+      to.sin6_addr = members_[pair.to].addresses.v6;
       sendto(sockets_[pair.from].v6, &header, sizeof header, 0, reinterpret_cast<sockaddr*>(&to), sizeof to);
     }
   }

@@ -7,16 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "tools/lab/addresses.hpp"
 #include "tools/lab/host_namespace.hpp"
 
 namespace fabric::tools::lab {
 
 class Reachability {
  public:
-  /// `number` is the host's number, from 1, which its addresses follow from.
   struct Member {
     std::string name;
-    unsigned number;
+    AddressPair addresses;
     HostNamespace net;
   };
   /// Opens the sockets. Throws Error if that fails.

@@ -27,6 +27,12 @@ std::string status_text(std::string_view text) {
   for (const json::value& cable : status.at("cables").as_array())
     out += fmt::format("{:<10} {:<10} {}\n", string_of(cable, "a"), string_of(cable, "b"),
                        string_of(cable, "state"));
+  if (const json::value* lan = status.as_object().if_contains("lan")) {
+    for (const auto& member : lan->as_object())
+      out +=
+          fmt::format("{:<10} {:<10} {}\n", std::string_view(member.key().data(), member.key().size()), "lan",
+                      std::string_view(member.value().as_string().data(), member.value().as_string().size()));
+  }
   if (const json::value* error = status.as_object().if_contains("error"))
     out += fmt::format("\n{}\n", json::value_to<std::string>(*error));
   return out;
