@@ -296,6 +296,7 @@ void read_network(Section section, Configuration::Network& network) {
     network.prefixes.push_back(*prefix);
     return "";
   });
+  section.flag("forwarding", network.forwarding);
   section.finish();
 }
 

@@ -29,6 +29,8 @@ struct Configuration {
     routing::Prefix ipv4 = *parse_prefix("10.88.0.0/16");   ///< host k has its k-th address
     routing::Prefix ipv6 = *parse_prefix("fd88:fab::/64");  ///< likewise
     std::vector<routing::Prefix> prefixes;                  ///< what else this host serves
+    /// Whether the kernel is told to pass packets on, where this host serves prefixes or is a gateway.
+    bool forwarding = true;
   } network;
 
   struct Routing {

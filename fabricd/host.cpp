@@ -8,7 +8,12 @@
 //               ResetCable                       ──▶ the cable
 //               LidsAgreed                       ──▶ state file, every cable's subnet manager
 //               Publish                          ──▶ forwarder, then the kernel's addresses and routes
+//               GatewayHeard, ReachabilityChanged ──▶ Gateway
 //               Notice                           ──▶ event log
+//
+//   Gateway     state for the other gateway      ──▶ feed()
+//               serves or not; UpstreamWatch     ──▶ originate() ──▶ feed(), where the default route's offer
+//               changes
 //
 // Carrying out an action can lead to the next event (a reset cable is down). Such an event waits in a queue
 // until the actions of the one before are done: the node sees one event at a time, and actions keep their
@@ -30,9 +35,12 @@ namespace fabric::daemon {
 
 namespace {
 
-constexpr std::uint16_t kNeighbourProtocol = 1;  ///< version of what neighbours say to each other
+constexpr std::uint16_t kNeighbourProtocol = 2;  ///< version of what neighbours say to each other
 constexpr std::chrono::milliseconds kFailoverLimit{
-    100};                               ///< after a fault: new ways are in force, or were already
+    100};  ///< after a fault: new ways are in force, or were already
+/// ::/0, and 0.0.0.0/0 as routing::Prefix has it.
+constexpr routing::Prefix kDefault6{};
+constexpr routing::Prefix kDefault4{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF}, 96};
 constexpr std::size_t kMostEarly = 64;  ///< messages kept of a neighbour that was up before this end
 
 TimePoint now() {
@@ -92,7 +100,9 @@ Host::Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Co
       timer_(io) {
   open_adapters(devices);
   make_forwarder();
+  make_router();
   make_node();
+  make_gateway();
   std::uint8_t index = 0;
   for (const auto& adapter : adapters_) {
     for (unsigned port = 1; port <= adapter->device.port_count(); ++port) {
@@ -109,6 +119,7 @@ Host::Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Co
 }
 
 Host::~Host() {
+  gateway_.reset();  // says goodbye on the LAN and over the ring, while there is one
   closing_ = true;
   for (const auto& port : ports_) {
     if (port) port->cable->stop();
@@ -180,6 +191,52 @@ void Host::make_node() {
   }
   const bool kept = !state_.lids.entries.empty();
   node_ = std::make_unique<routing::Node>(settings, kept ? std::optional(state_.lids) : std::nullopt);
+}
+
+/// What a host needs so that the kernel passes packets on between the fabric and what is behind this host.
+void Host::make_router() {
+  const bool gateway = !configuration_.gateway.interface.empty();
+  if (!configuration_.network.forwarding || (configuration_.network.prefixes.empty() && !gateway)) return;
+  const auto set = [this](const std::string& name, const std::string& value) {
+    if (std::string problem = kernel_settings_.set(name, value); !problem.empty())
+      settings_problems_.push_back(std::move(problem));
+  };
+  if (gateway) {
+    const std::string& lan = configuration_.gateway.interface;
+    // A router ignores router advertisements, unless told not to: a default route learned from one would go.
+    for (const std::string& which : {std::string("default"), lan})
+      if (KernelSettings::get("ipv6/conf/" + which + "/accept_ra") == "1")
+        set("ipv6/conf/" + which + "/accept_ra", "2");
+    // Without it, routes by an interface that has no carrier are used as if it had one.
+    for (const char* family : {"ipv4", "ipv6"})
+      set(fmt::format("{}/conf/{}/ignore_routes_with_linkdown", family, lan), "1");
+  }
+  set("ipv4/ip_forward", "1");
+  set("ipv6/conf/all/forwarding", "1");
+  // Packets of the world may come by the other gateway: strict filtering would drop them. The device is ours.
+  const std::string& device = forwarder_->device_name();
+  if (KernelSettings::get("ipv4/conf/all/rp_filter") == "1" ||
+      KernelSettings::get("ipv4/conf/" + device + "/rp_filter") == "1")
+    set("ipv4/conf/" + device + "/rp_filter", "2");
+  for (const std::string& problem : settings_problems_)
+    record_(EventLevel::warning, "kernel-refused", problem, {});
+}
+
+void Host::make_gateway() {
+  const Configuration::Gateway& settings = configuration_.gateway;
+  served_ = configuration_.network.prefixes;
+  if (settings.interface.empty()) return;
+  upstream_ = std::make_unique<UpstreamWatch>(io_, settings.interface, [this] { upstream_changed(); });
+  upstream_probe_ = std::make_unique<UpstreamProbe>(io_, settings.interface, settings.probe,
+                                                    [this] { upstream_changed(); });
+  Gateway::Callbacks callbacks;
+  callbacks.changed = [this] { originate(); };
+  callbacks.flood = [this](const std::vector<std::byte>& state) {
+    feed(routing::GatewayStateChanged{state});
+  };
+  callbacks.record = record_;
+  gateway_ = std::make_unique<Gateway>(io_, settings, guid_, std::move(callbacks));
+  upstream_changed();
 }
 
 void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device_port) {
@@ -301,8 +358,7 @@ void Host::cable_changed(Port& port) {
       status.phase == verbs::CablePhase::no_device || status.phase == verbs::CablePhase::refused;
   const std::string text = trouble ? status.reason : "";
   if (std::exchange(port.trouble, text) == text || !trouble) return;
-  record_(EventLevel::warning,
-          status.phase == verbs::CablePhase::refused ? "cable-refused" : "port-unusable",
+  record_(EventLevel::warning, status.phase == verbs::CablePhase::refused ? "cable-refused" : "port-unusable",
           fmt::format("{}: {}", port.name, text), {{"port", port.index.value() + 1}, {"reason", text}});
 }
 
@@ -368,6 +424,17 @@ void Host::perform(const routing::Publish& action) {
   update_kernel(*action.state);
 }
 
+void Host::perform(const routing::GatewayHeard& action) {
+  if (gateway_) gateway_->peer_state(action.host, action.state);
+}
+
+void Host::perform(const routing::ReachabilityChanged& action) {
+  action.reachable ? (void)reachable_.insert(action.host) : (void)reachable_.erase(action.host);
+  if (!gateway_) return;
+  gateway_->peer_reachable(action.host, action.reachable);
+  gateway_->ring_reachable(!reachable_.empty());
+}
+
 void Host::perform(const routing::Notice& action) {
   const EventLevel level = [&] {
     switch (action.level) {
@@ -413,6 +480,49 @@ void Host::timer_expired() {
   schedule();
 }
 
+// --- The gateway
+
+const DefaultRoute& Host::default_route(bool ipv4) const {
+  return ipv4 ? upstream_->now().ipv4 : upstream_->now().ipv6;
+}
+
+bool Host::upstream_answers(bool ipv4) const {
+  return upstream_probe_->answers(ipv4);
+}
+
+bool Host::originates(bool ipv4) const {
+  return gateway_ && default_route(ipv4).present && upstream_answers(ipv4) &&
+         (configuration_.gateway.originate_all || gateway_->serves(ipv4));
+}
+
+void Host::upstream_changed() {
+  if (!gateway_) return;
+  for (const bool ipv4 : {true, false}) {
+    const DefaultRoute& route = default_route(ipv4);
+    gateway_->upstream(ipv4, {route.present && upstream_answers(ipv4), route.next_hops});
+  }
+  originate();
+}
+
+void Host::originate() {
+  std::vector<routing::Prefix> served = configuration_.network.prefixes;
+  for (const bool ipv4 : {true, false}) {
+    const routing::Prefix& prefix = ipv4 ? kDefault4 : kDefault6;
+    const bool before = std::find(served_.begin(), served_.end(), prefix) != served_.end();
+    const bool configured = std::find(served.begin(), served.end(), prefix) != served.end();
+    const bool now = originates(ipv4);
+    if (now && !configured) served.push_back(prefix);
+    if (now != before && !configured)
+      record_(EventLevel::info, now ? "default-offered" : "default-withdrawn",
+              fmt::format("this host {} the {} default route to the ring",
+                          now ? "offers" : "no longer offers", ipv4 ? "IPv4" : "IPv6"),
+              {{"family", ipv4 ? "ipv4" : "ipv6"}});
+  }
+  if (served == served_) return;
+  served_ = served;
+  feed(routing::PrefixesChanged{std::move(served)});
+}
+
 // --- State and kernel
 
 std::map<Guid, Lid> Host::base_lids() const {
@@ -443,9 +553,23 @@ void Host::update_kernel(const routing::ForwardingState& state) {
   for (const routing::Prefix& network : {configuration_.network.ipv4, configuration_.network.ipv6}) {
     if (const auto address = host_address(network, state.self)) addresses.insert({*address, network.length});
   }
-  std::set<routing::Prefix> routes;
+  std::map<routing::Prefix, KernelInterface::RouteKind> routes;
+  const std::vector<routing::Prefix>& own = configuration_.network.prefixes;
+  // What nobody serves now, although a host that is gone did, goes nowhere: with a default route it would go
+  // out of the fabric, and with a static route of a router there for all of the fabric's networks come back
+  // in.
+  for (const routing::HostView& host : node_->hosts()) {
+    if (host.self || host.reachable) continue;
+    for (const routing::Prefix& prefix : host.prefixes)
+      if (prefix != kDefault4 && prefix != kDefault6)
+        routes[prefix] = KernelInterface::RouteKind::unreachable;
+  }
+  for (const routing::Prefix& prefix : own) routes.erase(prefix);
   for (const auto& [prefix, host] : state.prefixes) {
-    if (host != state.self) routes.insert(prefix);
+    if (host != state.self)
+      routes[prefix] = KernelInterface::RouteKind::fabric;
+    else
+      routes.erase(prefix);
   }
   std::vector<std::string> problems = kernel_->set_addresses(addresses);
   for (std::string& problem : kernel_->set_routes(routes)) problems.push_back(std::move(problem));
@@ -470,6 +594,7 @@ std::vector<Host::CableOf> Host::cables() const {
 
 std::vector<std::string> Host::problems() const {
   std::vector<std::string> problems = kernel_problems_;
+  problems.insert(problems.end(), settings_problems_.begin(), settings_problems_.end());
   if (!state_problem_.empty()) problems.push_back(state_problem_);
   for (const auto& port : ports_) {
     if (!port) continue;

@@ -16,7 +16,10 @@
 #include "fabricd/control/event_log.hpp"
 #include "fabricd/ethernet/ethernet_cable.hpp"
 #include "fabricd/forwarder/forwarder.hpp"
+#include "fabricd/gateway/gateway.hpp"
 #include "fabricd/kernel/interface.hpp"
+#include "fabricd/kernel/settings.hpp"
+#include "fabricd/kernel/upstream.hpp"
 #include "fabricd/state.hpp"
 #include "fabricd/subnet/infiniband_cable.hpp"
 #include "fabricd/watch.hpp"
@@ -69,6 +72,14 @@ class Host {
   [[nodiscard]] const Configuration& configuration() const { return configuration_; }
   [[nodiscard]] const std::optional<Failover>& last_failover() const { return last_failover_; }
   [[nodiscard]] const std::vector<std::string>& ignored_ports() const { return ignored_; }
+  /// Null where this host is no gateway.
+  [[nodiscard]] Gateway* gateway() { return gateway_.get(); }
+  [[nodiscard]] const Gateway* gateway() const { return gateway_.get(); }
+  /// Of a gateway: the default route of its own in the kernel, and whether what it leads to answers probes.
+  [[nodiscard]] const DefaultRoute& default_route(bool ipv4) const;
+  [[nodiscard]] bool upstream_answers(bool ipv4) const;
+  /// Whether this host offers its default route to the ring now.
+  [[nodiscard]] bool originates(bool ipv4) const;
   /// What is wrong and stays so until somebody acts: one sentence each.
   [[nodiscard]] std::vector<std::string> problems() const;
   /// @}
@@ -80,6 +91,8 @@ class Host {
   void open_adapters(const std::vector<std::string>& names);
   void make_forwarder();
   void make_node();
+  void make_router();
+  void make_gateway();
   void make_port(PortIndex index, verbs::Device& device, std::uint8_t device_port);
 
   // Cable callbacks
@@ -95,9 +108,15 @@ class Host {
   void perform(const routing::ResetCable& action);
   void perform(const routing::LidsAgreed& action);
   void perform(const routing::Publish& action);
+  void perform(const routing::GatewayHeard& action);
+  void perform(const routing::ReachabilityChanged& action);
   void perform(const routing::Notice& action);
   void schedule();
   void timer_expired();
+
+  // The gateway
+  void upstream_changed();
+  void originate();
 
   [[nodiscard]] std::map<Guid, Lid> base_lids() const;
   void save_state();
@@ -118,7 +137,13 @@ class Host {
   std::unique_ptr<Forwarder> forwarder_;
   std::unique_ptr<DescriptorWatch> forwarder_watch_;
   std::unique_ptr<KernelInterface> kernel_;
+  KernelSettings kernel_settings_;
   std::unique_ptr<routing::Node> node_;
+  std::unique_ptr<UpstreamWatch> upstream_;  ///< the gateway's, like the next two
+  std::unique_ptr<UpstreamProbe> upstream_probe_;
+  std::unique_ptr<Gateway> gateway_;
+  std::set<Guid> reachable_;                  ///< other hosts
+  std::vector<routing::Prefix> served_;       ///< as the node was told
   std::vector<std::unique_ptr<Port>> ports_;  ///< by PortIndex; null where the port is ignored
   std::vector<std::string> ignored_;
 
@@ -128,7 +153,7 @@ class Host {
   bool draining_ = false;
   std::optional<Failover> last_failover_;
   std::optional<TimePoint> failover_began_;  ///< nothing: none is under way
-  std::vector<std::string> kernel_problems_;
+  std::vector<std::string> kernel_problems_, settings_problems_;
   std::string state_problem_;
   bool closing_ = false;
   /// What is posted to the event loop holds a weak pointer to it, and does nothing when it is gone.

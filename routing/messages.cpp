@@ -32,7 +32,7 @@ void put(Writer& writer, const Flooded& item) {
 std::vector<std::byte> encode(const Advertisement& advertisement) {
   std::vector<std::byte> out;
   out.reserve(48 + advertisement.name.size() + advertisement.links.size() * 19 +
-              advertisement.prefixes.size() * 17);
+              advertisement.prefixes.size() * 17 + advertisement.gateway.size());
   Writer writer(out);
   writer.number(advertisement.origin.value());
   writer.number(advertisement.sequence);
@@ -58,6 +58,8 @@ std::vector<std::byte> encode(const Advertisement& advertisement) {
     writer.number(prefix.length);
     writer.bytes(std::as_bytes(std::span(prefix.address)));
   }
+  writer.number(static_cast<std::uint8_t>(advertisement.gateway.size()));
+  writer.bytes(advertisement.gateway);
   return out;
 }
 
@@ -123,6 +125,10 @@ std::optional<Advertisement> decode_advertisement(std::span<const std::byte> in)
     for (auto& byte : prefix.address) byte = reader.number<std::uint8_t>();
     result.prefixes.push_back(prefix);
   }
+  const auto gateway = reader.number<std::uint8_t>();
+  reader.require(gateway <= kMaxGatewayState);
+  const auto state = reader.bytes(gateway);
+  result.gateway.assign(state.begin(), state.end());
   if (!reader.done()) return std::nullopt;
   return result;
 }

@@ -21,6 +21,7 @@ inline constexpr std::uint8_t kMessageVersion = 1;
 inline constexpr std::size_t kMaxName = 63;
 inline constexpr std::size_t kMaxLinks = 254;
 inline constexpr std::size_t kMaxPrefixes = 256;
+inline constexpr std::size_t kMaxGatewayState = 128;
 inline constexpr std::uint64_t kMaxSequence = std::uint64_t{1} << 62;
 inline constexpr std::uint32_t kMaxCost = 1u << 24;
 /// Added to the cost of each cable of a drained host, in either direction: more than any way around costs.
@@ -58,6 +59,7 @@ struct Advertisement {
   std::uint64_t map = 0;    ///< hash of the map that it works with
   std::vector<Link> links;  ///< by port; one per port
   std::vector<Prefix> prefixes;
+  std::vector<std::byte> gateway;  ///< for the other gateway, opaque here; empty: this host is none
   bool operator==(const Advertisement&) const = default;
 };
 

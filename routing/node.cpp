@@ -240,6 +240,12 @@ class Node::Implementation {
     advertise_due_ = true;
   }
 
+  void on(const GatewayStateChanged& event) {
+    gateway_ = event.state;
+    if (gateway_.size() > kMaxGatewayState) gateway_.clear();  // a caller's fault; better silent than refused
+    advertise_due_ = true;
+  }
+
   void on(const TimerExpired&) {}
 
   void on(const MessageReceived& event) {
@@ -345,15 +351,19 @@ class Node::Implementation {
     const Advertisement& present = link_state_.find(origin)->advertisement;
     for (auto& [port, adjacency] : adjacencies_)
       if (adjacency.connected() && &adjacency != from) outbox_[port].insert(origin);
+    if (origin != settings_.guid && (!replaced || replaced->advertisement.gateway != present.gateway) &&
+        (replaced || !present.gateway.empty()))
+      actions_.emplace_back(std::in_place_type<GatewayHeard>, GatewayHeard{origin, present.gateway});
     const bool waited = !waiting_.empty();
     if (present.map == map_)
       waiting_.erase(origin);
     else if (reachable_.contains(origin) && waiting_.insert(origin).second && !waited)
       agree_by_ = now_ + settings_.timers.agreement;
-    if (replaced) {  // is there anything else than the sequence number and the hash of its map?
+    if (replaced) {  // is there anything else than the sequence number and what the ways do not depend on?
       Advertisement& before = replaced->advertisement;
       before.sequence = present.sequence;
       before.map = present.map;
+      before.gateway = present.gateway;
       if (before == present) {
         if (waited) settle_if_agreed();
         return;
@@ -397,6 +407,7 @@ class Node::Implementation {
     advertisement.name = settings_.name;
     advertisement.map = map_;
     advertisement.prefixes = prefixes_;
+    advertisement.gateway = gateway_;
     const auto claim = [&](Claim claim, HostIndex index) {
       if (advertisement.claim != Claim::none || index == kNoHost || index > kMaxHostIndex) return;
       advertisement.claim = claim;
@@ -494,11 +505,16 @@ class Node::Implementation {
       const Advertisement& advertisement = link_state_.find(host.guid)->advertisement;
       reachable.push_back({host.guid, advertisement.priority, advertisement.claim, advertisement.index});
       reachable_now.insert(host.guid);
-      if (host.guid != settings_.guid && !reachable_.contains(host.guid))
+      if (host.guid != settings_.guid && !reachable_.contains(host.guid)) {
         notice(Notice::Level::info, "host-up", advertisement.name);
+        actions_.emplace_back(std::in_place_type<ReachabilityChanged>, ReachabilityChanged{host.guid, true});
+      }
     }
-    for (const Guid guid : reachable_)
-      if (!reachable_now.contains(guid)) notice(Notice::Level::warning, "host-gone", name_of(guid));
+    for (const Guid guid : reachable_) {
+      if (reachable_now.contains(guid)) continue;
+      notice(Notice::Level::warning, "host-gone", name_of(guid));
+      actions_.emplace_back(std::in_place_type<ReachabilityChanged>, ReachabilityChanged{guid, false});
+    }
     reachable_ = std::move(reachable_now);
     if (const Guid elected = elect(reachable); elected != assigner_) {
       assigner_ = elected;
@@ -741,6 +757,7 @@ class Node::Implementation {
   std::map<PortIndex, Adjacency> adjacencies_;
   std::map<PortIndex, Known> links_;  ///< cables as this host advertises them
   std::vector<Prefix> prefixes_;
+  std::vector<std::byte> gateway_;
   bool drained_ = false;
   HostIndex held_ = kNoHost;  ///< the index that this host had last
 

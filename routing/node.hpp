@@ -68,8 +68,14 @@ struct PrefixesChanged {  ///< what this host serves besides its own addresses, 
 struct DrainChanged {
   bool drained = false;
 };
+/// What the other gateways shall know of this one: opaque bytes, at most kMaxGatewayState (messages.hpp).
+/// Flooded like the rest, and of no influence on the ways. Empty: this host is no gateway.
+struct GatewayStateChanged {
+  std::vector<std::byte> state;
+};
 struct TimerExpired {};  ///< next_timer() has come
-using Event = std::variant<CableUp, CableDown, MessageReceived, PrefixesChanged, DrainChanged, TimerExpired>;
+using Event = std::variant<CableUp, CableDown, MessageReceived, PrefixesChanged, DrainChanged,
+                           GatewayStateChanged, TimerExpired>;
 
 // --- actions
 struct SendMessage {  ///< over the port's control queue pair: reliable and in order while the cable lives
@@ -86,12 +92,23 @@ struct LidsAgreed {  ///< write to stable storage; give each cable's subnet mana
 struct Publish {  ///< to the data path
   std::shared_ptr<const ForwardingState> state;
 };
+/// Another host's GatewayStateChanged has arrived, or its first advertisement. A host's state is told before
+/// it becomes reachable.
+struct GatewayHeard {
+  Guid host;
+  std::vector<std::byte> state;
+};
+struct ReachabilityChanged {  ///< over live cables; every other host begins unreachable
+  Guid host;
+  bool reachable = false;
+};
 struct Notice {  ///< for `fabricctl monitor` and the log
   enum class Level : std::uint8_t { info, warning, error } level = Level::info;
   std::string kind;  ///< stable word: "adjacency-full", "host-gone", "way-changed", ...
   std::string text;
 };
-using Action = std::variant<SendMessage, ResetCable, LidsAgreed, Publish, Notice>;
+using Action =
+    std::variant<SendMessage, ResetCable, LidsAgreed, Publish, GatewayHeard, ReachabilityChanged, Notice>;
 
 inline constexpr std::size_t kMaxMessage = 16384;
 

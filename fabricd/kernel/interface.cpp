@@ -24,7 +24,7 @@ struct Put {
 };
 using Link = std::unique_ptr<rtnl_link, Put<rtnl_link, rtnl_link_put>>;
 using RtAddress = std::unique_ptr<rtnl_addr, Put<rtnl_addr, rtnl_addr_put>>;
-using Route = std::unique_ptr<rtnl_route, Put<rtnl_route, rtnl_route_put>>;
+using RtRoute = std::unique_ptr<rtnl_route, Put<rtnl_route, rtnl_route_put>>;
 using NlAddress = std::unique_ptr<nl_addr, Put<nl_addr, nl_addr_put>>;
 
 /// `length` as in routing::Prefix.
@@ -106,9 +106,9 @@ std::vector<std::string> KernelInterface::set_addresses(const std::set<Address>&
                    [this](const Address& address, bool add) { change_address(address, add); });
 }
 
-std::vector<std::string> KernelInterface::set_routes(const std::set<routing::Prefix>& prefixes) {
-  return reconcile(routes_, prefixes,
-                   [this](const routing::Prefix& prefix, bool add) { change_route(prefix, add); });
+std::vector<std::string> KernelInterface::set_routes(const std::map<routing::Prefix, RouteKind>& routes) {
+  return reconcile(routes_, {routes.begin(), routes.end()},
+                   [this](const Route& route, bool add) { change_route(route, add); });
 }
 
 void KernelInterface::change_address(const Address& address, bool add) {
@@ -131,26 +131,30 @@ const KernelInterface::Address* KernelInterface::source_for(const routing::Prefi
   return found == addresses_.end() ? nullptr : &*found;
 }
 
-void KernelInterface::change_route(const routing::Prefix& prefix, bool add) {
+void KernelInterface::change_route(const Route& route, bool add) {
+  const auto& [prefix, kind] = route;
   const bool ipv4 = is_ipv4(prefix);
-  const Route request(rtnl_route_alloc());
+  const RtRoute request(rtnl_route_alloc());
   const NlAddress destination = nl_address(prefix.address, prefix.length);
   rtnl_route_set_family(request.get(), static_cast<std::uint8_t>(ipv4 ? AF_INET : AF_INET6));
   rtnl_route_set_table(request.get(), RT_TABLE_MAIN);
-  rtnl_route_set_type(request.get(), RTN_UNICAST);
-  rtnl_route_set_scope(request.get(), ipv4 ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE);
+  const bool leads = kind == RouteKind::fabric;
+  rtnl_route_set_type(request.get(), leads ? RTN_UNICAST : RTN_UNREACHABLE);
+  rtnl_route_set_scope(request.get(), ipv4 && leads ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE);
   rtnl_route_set_protocol(request.get(), kRouteProtocol);
   rtnl_route_set_priority(request.get(), kRouteMetric);
   check(rtnl_route_set_dst(request.get(), destination.get()), "cannot set a route's destination");
-  if (const Address* own = source_for(prefix)) {
+  if (const Address* own = leads ? source_for(prefix) : nullptr) {
     // A host's own address as preferred source: else the kernel may take one that nobody routes back to.
     const NlAddress source = nl_address(own->address, 128);
     rtnl_route_set_pref_src(request.get(), source.get());
   }
-  rtnl_nexthop* hop = rtnl_route_nh_alloc();
-  if (hop == nullptr) throw KernelError("no memory for a route");
-  rtnl_route_nh_set_ifindex(hop, static_cast<int>(index_));
-  rtnl_route_add_nexthop(request.get(), hop);
+  if (leads) {
+    rtnl_nexthop* hop = rtnl_route_nh_alloc();
+    if (hop == nullptr) throw KernelError("no memory for a route");
+    rtnl_route_nh_set_ifindex(hop, static_cast<int>(index_));
+    rtnl_route_add_nexthop(request.get(), hop);
+  }
   check(add ? rtnl_route_add(socket_.get(), request.get(), NLM_F_CREATE | NLM_F_REPLACE)
             : rtnl_route_delete(socket_.get(), request.get(), 0),
         fmt::format("cannot {} the route to {} by {}", add ? "add" : "remove", to_string(prefix), name_));

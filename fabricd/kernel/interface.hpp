@@ -53,8 +53,12 @@ class KernelInterface {
   /// duplicate address detection; the host index is unique already). Returns what was refused.
   std::vector<std::string> set_addresses(const std::set<Address>& addresses);
 
-  /// The destinations to route here. Returns what was refused; it is tried again with the next call.
-  std::vector<std::string> set_routes(const std::set<routing::Prefix>& prefixes);
+  enum class RouteKind : std::uint8_t {
+    fabric,       ///< by this interface
+    unreachable,  ///< answered with ICMP "unreachable"
+  };
+  /// The destinations to have routes to. Returns what was refused; it is tried again with the next call.
+  std::vector<std::string> set_routes(const std::map<routing::Prefix, RouteKind>& routes);
 
  private:
   struct CloseSocket {
@@ -62,7 +66,8 @@ class KernelInterface {
   };
 
   void change_address(const Address& address, bool add);
-  void change_route(const routing::Prefix& prefix, bool add);
+  using Route = std::pair<routing::Prefix, RouteKind>;
+  void change_route(const Route& route, bool add);
   /// The own address for packets to this prefix; null where there is none of its family.
   [[nodiscard]] const Address* source_for(const routing::Prefix& prefix) const;
 
@@ -70,7 +75,7 @@ class KernelInterface {
   std::string name_;
   std::unique_ptr<nl_sock, CloseSocket> socket_;
   std::set<Address> addresses_;
-  std::set<routing::Prefix> routes_;
+  std::set<Route> routes_;
 };
 
 }  // namespace fabric::daemon

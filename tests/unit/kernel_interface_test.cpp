@@ -17,6 +17,9 @@
 namespace fabric::daemon {
 namespace {
 
+constexpr auto kFabric = KernelInterface::RouteKind::fabric,
+               kUnreachable = KernelInterface::RouteKind::unreachable;
+
 /// What a command prints, without trailing spaces.
 std::string output(const std::string& command) {
   std::string text;
@@ -70,15 +73,19 @@ TEST_F(Kernel, AddressesAndRoutesComeAndGo) {
 
     const routing::Prefix one = *parse_prefix("192.168.7.0/24"), two = *parse_prefix("2001:db8:7::/48"),
                           all = *parse_prefix("0.0.0.0/0");
-    EXPECT_THAT(interface.set_routes({one, two, all}), testing::IsEmpty());
+    EXPECT_THAT(interface.set_routes({{one, kFabric}, {two, kFabric}, {all, kFabric}}), testing::IsEmpty());
     EXPECT_EQ(output("ip route show proto 88"),
               "default dev fab0 scope link src 10.88.0.3 metric 8800\n"
               "192.168.7.0/24 dev fab0 scope link src 10.88.0.3 metric 8800\n");
     EXPECT_THAT(output("ip -6 route show proto 88"),
                 testing::HasSubstr("2001:db8:7::/48 dev fab0 src fd88:fab::3 metric 8800"));
 
-    EXPECT_THAT(interface.set_routes({two}), testing::IsEmpty());
+    EXPECT_THAT(interface.set_routes({{one, kUnreachable}, {two, kUnreachable}}), testing::IsEmpty());
+    EXPECT_EQ(output("ip route show proto 88"), "unreachable 192.168.7.0/24 metric 8800\n");
+    EXPECT_THAT(output("ip -6 route show proto 88"), testing::HasSubstr("unreachable 2001:db8:7::/48"));
+    EXPECT_THAT(interface.set_routes({{two, kFabric}}), testing::IsEmpty());
     EXPECT_EQ(output("ip route show proto 88"), "");
+    EXPECT_THAT(output("ip -6 route show proto 88"), testing::HasSubstr("2001:db8:7::/48 dev fab0"));
     EXPECT_THAT(interface.set_addresses({address("10.88.0.4", 16)}), testing::IsEmpty());
     EXPECT_THAT(
         output("ip -o addr show dev fab0"),
