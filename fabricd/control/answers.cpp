@@ -19,7 +19,7 @@ namespace json = boost::json;
 namespace {
 
 const std::vector<std::string> kObjects{"status", "host",     "port",    "cable", "route", "path", "trace",
-                                        "ping",   "counters", "monitor", "bw",    "lat",   "log"};
+                                        "ping",   "counters", "monitor", "bw",    "lat",   "log",  "gateway"};
 
 json::object to_json(const EchoReply& reply, const routing::Node& node) {
   json::object result{{"sequence", reply.sequence}, {"answered", reply.answered}};
@@ -135,6 +135,14 @@ asio::awaitable<json::object> Answers::answer(Request request, ControlServer::Li
     throw RequestError(
         fmt::format("there is no object \"{}\"; there are {}", object, fmt::join(kObjects, ", ")));
   }
+  if (object == "gateway" && request.verb == "handover") {
+    request.only({});
+    if (host().gateway() == nullptr)
+      throw RequestError("this host is no gateway: its configuration has no [gateway]");
+    if (const std::string obstacle = host().gateway()->handover(); !obstacle.empty())
+      throw RequestError(obstacle);
+    co_return json::object{{"asked", true}};
+  }
   if (request.verb != "show") {
     throw RequestError(fmt::format("\"{}\" has no verb \"{}\", only \"show\"", object, request.verb));
   }
@@ -146,6 +154,7 @@ asio::awaitable<json::object> Answers::answer(Request request, ControlServer::Li
   if (object == "cable") co_return show_cables(host(), request);
   if (object == "route") co_return show_routes(host(), request);
   if (object == "path") co_return show_path(host(), request);
+  if (object == "gateway") co_return show_gateway(host(), events_);
   if (object == "counters") co_return show_counters(host(), request);
   co_return co_await measure(request, lines);
 }

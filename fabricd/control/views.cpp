@@ -372,6 +372,48 @@ json::object show_routes(const Host& host, const Request& request) {
       {"generation", state->generation}, {"routes", std::move(routes)}, {"prefixes", std::move(prefixes)}};
 }
 
+json::object show_gateway(const Host& host, const EventLog& events) {
+  const auto state = host.node().forwarding();
+  json::array defaults;
+  for (const auto& other : host.node().hosts()) {
+    for (const routing::Prefix& prefix : other.prefixes) {
+      const bool ipv4 = is_ipv4(prefix);
+      if (prefix.length != (ipv4 ? 96 : 0) || !other.reachable) continue;
+      const bool chosen = std::find(state->prefixes.begin(), state->prefixes.end(),
+                                    std::pair(prefix, other.index)) != state->prefixes.end();
+      defaults.push_back({{"family", ipv4 ? "ipv4" : "ipv6"},
+                          {"host", other.name},
+                          {"index", other.index.value()},
+                          {"self", other.self},
+                          {"chosen", chosen}});
+    }
+  }
+  json::array history;
+  for (std::uint64_t number = events.first_number(); number < events.next_number(); ++number) {
+    const LoggedEvent& event = *events.from(number);
+    if (event.kind.starts_with("gateway-") || event.kind.starts_with("default-"))
+      history.push_back(to_json(event));
+  }
+  json::object result{{"gateway", nullptr}, {"default_routes", std::move(defaults)}};
+  if (const Gateway* gateway = host.gateway()) {
+    result["gateway"] = gateway->view();
+    json::object upstream;
+    for (const bool ipv4 : {true, false}) {
+      const DefaultRoute& route = host.default_route(ipv4);
+      json::array hops;
+      for (const IpAddress& hop : route.next_hops) hops.push_back(text(to_string(hop)));
+      upstream[ipv4 ? "ipv4" : "ipv6"] = json::object{{"default_route", route.present},
+                                                      {"next_hops", std::move(hops)},
+                                                      {"answers", host.upstream_answers(ipv4)},
+                                                      {"offered", host.originates(ipv4)}};
+    }
+    result["upstream"] = std::move(upstream);
+    result["originate"] = host.configuration().gateway.originate_all ? "all" : "master";
+  }
+  result["history"] = std::move(history);
+  return result;
+}
+
 json::object show_path(const Host& host, const Request& request) {
   request.only({"from", "to"});
   const routing::Node& node = host.node();

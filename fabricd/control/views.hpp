@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "fabricd/configuration.hpp"
+#include "fabricd/control/event_log.hpp"
 #include "fabricd/control/request.hpp"
 #include "routing/node.hpp"
 
@@ -28,6 +29,8 @@ boost::json::object show_ports(const Host& host, const Request& request);
 boost::json::object show_cables(const Host& host, const Request& request);
 boost::json::object show_routes(const Host& host, const Request& request);
 boost::json::object show_path(const Host& host, const Request& request);
+/// The gateway: this host's part in it, the default routes in the ring, and what has happened (from the log).
+boost::json::object show_gateway(const Host& host, const EventLog& events);
 boost::json::object show_counters(Host& host, const Request& request);
 /// What `status` says of a host that runs.
 boost::json::object show_status(const Host& host);

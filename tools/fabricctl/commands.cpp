@@ -10,10 +10,12 @@
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <thread>
 
 #include "tools/fabricctl/client.hpp"
 #include "tools/fabricctl/perftest.hpp"
@@ -43,6 +45,7 @@ Objects
   route [HOST]         the forwarding table: LID to port, both ways to each host
   path [FROM] TO       the hops between two hosts, both ways, cost and rate
   trace HOST           the same, live: who answers at each hop, how fast
+  gateway [handover]   the way out: who serves, why, both channels; or let the other one serve
   ping HOST            echoes over the fabric, without IP
   bw HOST | --all      bandwidth, in perftest's columns
   lat HOST             latency, in perftest's columns
@@ -150,6 +153,39 @@ int of_host(Invocation& invocation, const std::string& help, std::string (*view)
   if (!host.empty()) args["host"] = host;
   return show(invocation, args,
               [&](const json::object& answer) { return view(answer, invocation.coloured); });
+}
+
+/// Whether this host serves any address family.
+bool serves(const json::object& answer) {
+  for (const char* family : {"ipv4", "ipv6"})
+    if (text_of(object_of(object_of(answer, "gateway"), family), "state") == "master") return true;
+  return false;
+}
+
+int gateway(Invocation& invocation) {
+  Arguments arguments(
+      invocation,
+      "The gateway: who serves the virtual addresses, since when and why, and who offers a default route.",
+      "Examples:\n  fabricctl gateway\n"
+      "  fabricctl gateway handover     let the other gateway serve; returns when it does\n");
+  std::string verb;
+  arguments.app().add_option("verb", verb, "handover")->check(CLI::IsMember({"handover"}));
+  if (!arguments.parse()) return kDone;
+  if (verb.empty())
+    return show(invocation, {},
+                [&](const json::object& answer) { return view_gateway(answer, invocation.coloured); });
+  Client client(invocation.socket);
+  client.ask("gateway handover", {}, kPatience);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(kPatience);
+  for (json::object answer;; std::this_thread::sleep_for(std::chrono::milliseconds(10))) {
+    answer = client.ask("gateway", {}, kPatience);
+    if (!serves(answer)) {
+      if (invocation.json) print_json(answer);
+      return kDone;
+    }
+    if (std::chrono::steady_clock::now() > deadline)
+      throw Failed("the other gateway has not taken over; `fabricctl gateway` says more");
+  }
 }
 
 int path(Invocation& invocation) {
@@ -412,6 +448,7 @@ const std::map<std::string, std::function<int(Invocation&)>> kObjects{
     {"route",
      [](Invocation& i) { return of_host(i, "The forwarding table: LID to port, both ways.", view_routes); }},
     {"path", path},
+    {"gateway", gateway},
     {"trace", trace},
     {"ping", ping},
     {"bw", bandwidth},

@@ -330,6 +330,47 @@ std::string view_log(const json::object& answer, bool coloured) {
   return out;
 }
 
+std::string view_gateway(const json::object& answer, bool coloured) {
+  std::string out;
+  const auto line = [&](std::string_view name, std::string_view words, Colour colour = Colour::plain) {
+    out += fmt::format("{}{}\n", paint(fmt::format("{:<12}", name), Colour::dim, coloured),
+                       paint(words, colour, coloured));
+  };
+  const json::object& gateway = object_of(answer, "gateway");
+  if (gateway.empty()) line("gateway", "not this host");
+  for (const char* family : {"ipv4", "ipv6"}) {
+    const json::object& router = object_of(gateway, family);
+    if (router.empty()) continue;
+    const std::string state = text_of(router, "state");
+    line(family,
+         fmt::format("{}, {}: {}", state, show_ago(number_of(router, "since_s")), text_of(router, "reason")),
+         state == "master" ? Colour::good : Colour::plain);
+    if (const std::string fault = text_of(router, "fault"); !fault.empty()) line("", fault, Colour::bad);
+    line("", text_of(router, "lan"));
+    line("", text_of(router, "ring"));
+    const json::object& upstream = object_of(object_of(answer, "upstream"), family);
+    const bool present = flag_of(upstream, "default_route"), answers = flag_of(upstream, "answers");
+    line("",
+         fmt::format("default route {}{}, {}", present ? "by " : "",
+                     present ? joined(array_of(upstream, "next_hops"), ", ") : "missing",
+                     !answers                       ? "probes are not answered"
+                     : flag_of(upstream, "offered") ? "offered to the ring"
+                                                    : "not offered to the ring"),
+         present && answers ? Colour::plain : Colour::bad);
+  }
+  Table table({"FAMILY", "DEFAULT BY", "USED"});
+  for (const auto& value : array_of(answer, "default_routes")) {
+    const json::object& offer = value.as_object();
+    table.row({text_of(offer, "family"), text_of(offer, "host"), flag_of(offer, "chosen") ? "yes" : "no"});
+  }
+  out += "\n" + table.render(coloured);
+  if (const json::array& history = array_of(answer, "history"); !history.empty()) {
+    out += "\n";
+    for (const auto& event : history) out += view_event(event.as_object(), coloured);
+  }
+  return out;
+}
+
 std::string view_echo(const json::object& reply, const std::string& host, std::uint64_t size) {
   const auto number = count_of(reply, "sequence") + 1;
   if (!flag_of(reply, "answered")) return fmt::format("no answer from {}: seq={}\n", host, number);
