@@ -17,7 +17,7 @@ namespace {
 
 // The LAN: hosts have its k-th address.
 constexpr const char* kLan4 = "192.168.88.{}";
-constexpr const char* kLan6 = "fd88:1a::{:x}";
+constexpr const char* kLan6 = "fd88:1a::{}";
 constexpr unsigned kUpstreamNumber = 254;
 constexpr unsigned kVirtualNumber = 100;
 constexpr const char* kVirtualLinkLocal = "fe80::88";
@@ -200,18 +200,19 @@ void Lan::plug_in(const std::string& host) const {
 void Lan::cut(const std::string& member, Fault fault) const {
   require_on_lan(member);
   const HostNamespace net = this->net(kSwitch);
-  const std::string forget = fmt::format("fdb flush dev {}", member);
+  const std::string forget = fmt::format("link set {} type bridge_slave fdb_flush", member);
   switch (fault) {
     case Fault::carrier:
       return net.ip_batch({fmt::format("link set {} down", member)});
     case Fault::silent:
       return net.bridge_batch({fmt::format("link set dev {} state 0", member)});
     case Fault::mute:  // a locked port takes frames only of stations that somebody has entered by hand
-      return net.bridge_batch({fmt::format("link set dev {} locked on learning off", member), forget});
+      net.bridge_batch({fmt::format("link set dev {} locked on learning off", member)});
+      return net.ip_batch({forget});
     case Fault::deaf:  // stations that are not known are flooded to, and this port is left out of floods
-      return net.bridge_batch(
-          {fmt::format("link set dev {} learning off flood off mcast_flood off bcast_flood off", member),
-           forget});
+      net.bridge_batch(
+          {fmt::format("link set dev {} learning off flood off mcast_flood off bcast_flood off", member)});
+      return net.ip_batch({forget});
   }
 }
 
