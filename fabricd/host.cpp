@@ -193,33 +193,38 @@ void Host::make_node() {
   node_ = std::make_unique<routing::Node>(settings, kept ? std::optional(state_.lids) : std::nullopt);
 }
 
+void Host::set_kernel(const std::string& name, const std::string& value) {
+  const std::string problem = kernel_settings_.set(name, value);
+  if (problem.empty() ||
+      std::find(settings_problems_.begin(), settings_problems_.end(), problem) != settings_problems_.end())
+    return;
+  settings_problems_.push_back(problem);
+  record_(EventLevel::warning, "kernel-refused", problem, {});
+}
+
 /// What a host needs so that the kernel passes packets on between the fabric and what is behind this host.
 void Host::make_router() {
   const bool gateway = !configuration_.gateway.interface.empty();
   if (!configuration_.network.forwarding || (configuration_.network.prefixes.empty() && !gateway)) return;
-  const auto set = [this](const std::string& name, const std::string& value) {
-    if (std::string problem = kernel_settings_.set(name, value); !problem.empty())
-      settings_problems_.push_back(std::move(problem));
-  };
-  if (gateway) {
-    const std::string& lan = configuration_.gateway.interface;
-    // A router ignores router advertisements, unless told not to: a default route learned from one would go.
-    for (const std::string& which : {std::string("default"), lan})
-      if (KernelSettings::get("ipv6/conf/" + which + "/accept_ra") == "1")
-        set("ipv6/conf/" + which + "/accept_ra", "2");
-    // Without it, routes by an interface that has no carrier are used as if it had one.
-    for (const char* family : {"ipv4", "ipv6"})
-      set(fmt::format("{}/conf/{}/ignore_routes_with_linkdown", family, lan), "1");
-  }
-  set("ipv4/ip_forward", "1");
-  set("ipv6/conf/all/forwarding", "1");
+  if (gateway) prepare_lan();
+  set_kernel("ipv4/ip_forward", "1");
+  set_kernel("ipv6/conf/all/forwarding", "1");
   // Packets of the world may come by the other gateway: strict filtering would drop them. The device is ours.
-  const std::string& device = forwarder_->device_name();
-  if (KernelSettings::get("ipv4/conf/all/rp_filter") == "1" ||
-      KernelSettings::get("ipv4/conf/" + device + "/rp_filter") == "1")
-    set("ipv4/conf/" + device + "/rp_filter", "2");
-  for (const std::string& problem : settings_problems_)
-    record_(EventLevel::warning, "kernel-refused", problem, {});
+  const std::string device = "ipv4/conf/" + forwarder_->device_name() + "/rp_filter";
+  if (KernelSettings::get("ipv4/conf/all/rp_filter") == "1" || KernelSettings::get(device) == "1")
+    set_kernel(device, "2");
+}
+
+/// Again whenever the default route changes: the interface may have been made only now.
+void Host::prepare_lan() {
+  if (!configuration_.network.forwarding) return;
+  const std::string& lan = configuration_.gateway.interface;
+  // A router ignores router advertisements, unless told not to: a default route learned from one would go.
+  const std::string advertisements = "ipv6/conf/" + lan + "/accept_ra";
+  if (KernelSettings::get(advertisements) == "1") set_kernel(advertisements, "2");
+  // Without it, routes by an interface that has no carrier are used as if it had one.
+  for (const char* family : {"ipv4", "ipv6"})
+    set_kernel(fmt::format("{}/conf/{}/ignore_routes_with_linkdown", family, lan), "1");
 }
 
 void Host::make_gateway() {
@@ -496,6 +501,7 @@ bool Host::originates(bool ipv4) const {
 }
 
 void Host::upstream_changed() {
+  prepare_lan();
   if (!gateway_) return;
   for (const bool ipv4 : {true, false}) {
     const DefaultRoute& route = default_route(ipv4);

@@ -92,6 +92,8 @@ class Host {
   void make_forwarder();
   void make_node();
   void make_router();
+  void prepare_lan();
+  void set_kernel(const std::string& name, const std::string& value);
   void make_gateway();
   void make_port(PortIndex index, verbs::Device& device, std::uint8_t device_port);
 
