@@ -157,9 +157,10 @@ int of_host(Invocation& invocation, const std::string& help, std::string (*view)
 
 /// Whether this host serves any address family.
 bool serves(const json::object& answer) {
-  for (const char* family : {"ipv4", "ipv6"})
-    if (text_of(object_of(object_of(answer, "gateway"), family), "state") == "master") return true;
-  return false;
+  const json::array& routers = array_of(object_of(answer, "gateway"), "vrrp-instance");
+  return std::any_of(routers.begin(), routers.end(), [](const json::value& router) {
+    return text_of(router.as_object(), "state") == "master";
+  });
 }
 
 int gateway(Invocation& invocation) {

@@ -338,21 +338,38 @@ std::string view_gateway(const json::object& answer, bool coloured) {
   };
   const json::object& gateway = object_of(answer, "gateway");
   if (gateway.empty()) line("gateway", "not this host");
-  for (const char* family : {"ipv4", "ipv6"}) {
-    const json::object& router = object_of(gateway, family);
-    if (router.empty()) continue;
-    const std::string state = text_of(router, "state");
+  for (const auto& value : array_of(gateway, "vrrp-instance")) {
+    const json::object& router = value.as_object();
+    const std::string family = text_of(router, "family"), state = text_of(router, "state");
     line(family,
-         fmt::format("{}, {}: {}", state, show_ago(number_of(router, "since_s")), text_of(router, "reason")),
+         fmt::format("{}, {}: {}", state, show_ago(number_of(router, "since-s")), text_of(router, "reason")),
          state == "master" ? Colour::good : Colour::plain);
     if (const std::string fault = text_of(router, "fault"); !fault.empty()) line("", fault, Colour::bad);
-    line("", text_of(router, "lan"));
-    line("", text_of(router, "ring"));
-    const json::object& upstream = object_of(object_of(answer, "upstream"), family);
+    for (const auto& problem : array_of(router, "problems"))
+      line("", std::string(problem.as_string()), Colour::bad);
+    line("", fmt::format("VRID {}, priority {}, addresses {}", count_of(router, "vrid"),
+                         count_of(router, "effective-priority"),
+                         joined(array_of(router, "virtual-addresses"), ", ")));
+    const json::object& lan = object_of(router, "lan");
+    const std::string heard = text_of(lan, "last-adv-source");
+    line("",
+         fmt::format("LAN: {} {}, probes: {}, {}", text_of(lan, "interface"),
+                     flag_of(lan, "up") ? "up" : "down", text_of(lan, "health"),
+                     heard.empty() ? "no other heard"
+                                   : fmt::format("heard {} with priority {} {} ago", heard,
+                                                 count_of(lan, "last-adv-priority"),
+                                                 show_microseconds(1e3 * number_of(lan, "last-adv-ms")))));
+    for (const auto& other : array_of(object_of(router, "ring"), "peers")) {
+      const json::object& peer = other.as_object();
+      line("", fmt::format("ring: {} is {}, {}, priority {}, its LAN: {}", text_of(peer, "guid"),
+                           flag_of(peer, "reachable") ? "reachable" : "not reachable", text_of(peer, "state"),
+                           count_of(peer, "priority"), text_of(peer, "lan")));
+    }
+    const json::object& upstream = object_of(object_of(answer, "upstream"), family.c_str());
     const bool present = flag_of(upstream, "default_route"), answers = flag_of(upstream, "answers");
     line("",
-         fmt::format("default route {}{}, {}", present ? "by " : "",
-                     present ? joined(array_of(upstream, "next_hops"), ", ") : "missing",
+         fmt::format("default route {}, {}",
+                     present ? "by " + joined(array_of(upstream, "next_hops"), ", ") : "missing",
                      !answers                       ? "probes are not answered"
                      : flag_of(upstream, "offered") ? "offered to the ring"
                                                     : "not offered to the ring"),
