@@ -172,12 +172,11 @@ bool serves(const Lab& lab, const std::string& host) {
   try {
     const json::object answer = ask(lab, host, "gateway");
     const json::object& upstream = answer.at("upstream").as_object();
-    const json::object& gateway = answer.at("gateway").as_object();
-    const auto family = [&](const char* name) {
-      return gateway.at(name).as_object().at("state") == "master" &&
-             upstream.at(name).at("offered").as_bool();
-    };
-    return family("ipv4") && family("ipv6");
+    const json::array& routers = answer.at("gateway").at("vrrp-instance").as_array();
+    return std::all_of(routers.begin(), routers.end(), [&](const json::value& router) {
+      return router.at("state") == "master" &&
+             upstream.at(router.at("family").as_string()).at("offered").as_bool();
+    });
   } catch (const std::exception&) {  // it is dead, or just starting
     return false;
   }
