@@ -12,6 +12,7 @@ import unittest
 import softhca_lab
 from softhca_lab import Lab, TwoHosts, node_guid, port_guid, wait_for
 
+FULL = os.environ.get("SOFTHCA_FULL", "") not in ("", "0")
 H1, H2 = f"0x{port_guid(1, 2):x}", f"0x{port_guid(2, 1):x}"
 REFUSED = 1  # ends with an error
 
@@ -251,7 +252,9 @@ class Servers(TwoHosts):
 
     def test_osmtest(self):
         inventory = os.path.join(self.lab.directory.name, "inventory")
-        flows = ["c"], ["v"], ["s"], ["q"], ["e"], *(["m", "-M", mode] for mode in "1234")
+        flows = [["c"], ["v"], ["s"], ["q"], ["m", "-M", "1"]]
+        if FULL:  # these wait
+            flows += [["e"], *(["m", "-M", mode] for mode in "234")]
         for flow in flows:
             text = self.lab.run("h2", "osmtest", "-f", *flow, "-g", H2, "-i", inventory)
             self.assertRegex(text, r'OSMTEST: TEST ".*" PASS\n', flow)

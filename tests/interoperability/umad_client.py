@@ -6,7 +6,9 @@ The cable has no subnet manager; SMPs by directed route reach the own port (path
 import ctypes
 import errno
 import os
+import random
 import select
+import socket
 import struct
 import time
 
@@ -109,6 +111,60 @@ def test_a_short_buffer_leaves_the_mad_where_it_is():
     assert port.send(agent, node_info([])) == 0
     got, _, length, _ = port.receive(room=100)
     assert (got, length) == (-errno.EINVAL, 256), (got, length)
+    assert port.receive()[0] == agent
+    port.close()
+
+
+def test_what_the_kernel_refuses():
+    """As write(2) does: umad_send() returns -EIO, and errno says EINVAL."""
+    port = Port(2)
+    agent = port.register(SMI_DIRECTED)
+
+    def refused(mad, agent=agent, pkey=0):
+        buffer = ctypes.create_string_buffer(bytes(HEADER) + mad, HEADER + len(mad))
+        umad.umad_set_addr(buffer, 0xFFFF, 0, 0, 0)
+        umad.umad_set_pkey(buffer, pkey)
+        ctypes.set_errno(0)
+        result = umad.umad_send(port.fd, agent, buffer, len(mad), 100, 0)
+        return (result, ctypes.get_errno()) == (-errno.EIO, errno.EINVAL)
+
+    good = node_info([2])
+    assert not refused(good) and port.receive()[0] == agent
+    assert refused(good[:35])              # no room for the headers
+    assert refused(good + bytes(1))        # longer than a MAD, and no RMPP
+    assert refused(good, pkey=32)          # beyond the table
+    assert refused(good, agent=7)          # nobody
+    assert refused(good, agent=-1) and refused(good, agent=32)
+    assert refused(node_info([1]))         # a route that begins at another port
+    long = bytearray(good)
+    long[7] = 64                           # hops
+    assert refused(bytes(long))
+    assert port.receive(timeout=20)[0] == -errno.ETIMEDOUT  # none of them went anywhere
+    port.close()
+
+
+def test_noise_on_the_descriptors():
+    """Whatever a program writes to the hardware process, that goes on."""
+    random_bytes = random.Random(1)
+    port = Port(2)
+    agent = port.register(SMI_DIRECTED)
+    for _ in range(2000):
+        size = random_bytes.choice((1, 3, HEADER - 1, HEADER, HEADER + 24, HEADER + 256, 5000))
+        os.write(port.fd, random_bytes.randbytes(size))
+    calls = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    calls.connect(os.environ["SOFTHCA_SOCKET"])
+    calls.send(b"neither a hello nor anything else")
+    assert calls.recv(100) == b""          # it hangs up
+    for line in (b"\n", b"{}\n", b"[1, 2]\n", b"\xff\xfe\n", b'{"op": 7}\n', b'{"op": "cut", "a": {}}\n',
+                 b'{"op": "faults", "end": "h1/2", "loss_ppm": 1e400}\n', b'{"op": "flap", "end": "h9/9"}\n'):
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        control.connect(os.environ["SOFTHCA_SOCKET"] + ".ctl")
+        control.send(line)
+        answer = control.recv(4096)
+        assert b'"ok":false' in answer and b'"error"' in answer, answer
+    while port.receive(timeout=100)[0] != -errno.ETIMEDOUT:
+        pass
+    assert port.send(agent, node_info([2])) == 0
     assert port.receive()[0] == agent
     port.close()
 

@@ -69,6 +69,7 @@ class Kernel : public ModelFixture, public KernelMad::Users {
     header.retries = retries;
     header.addr.qpn = htonl(1);
     header.addr.lid = htons(lid);
+    header.addr.qkey = htonl(qkey);
     std::vector<std::uint8_t> message(sizeof header + data.size());
     std::memcpy(message.data(), &header, sizeof header);
     std::copy(data.begin(), data.end(), message.begin() + sizeof header);
@@ -83,6 +84,7 @@ class Kernel : public ModelFixture, public KernelMad::Users {
   }
 
   KernelMad kernel;
+  std::uint32_t qkey = kGsiQkey;  // of what send() sends
   bool started = false;
   UmadId client = 0, server = 0;
   std::map<UmadId, std::vector<Message>> inbox;
@@ -176,6 +178,65 @@ TEST_F(Kernel, QueuePairsAndClassesGoTogether) {
   EXPECT_EQ(kernel.register_agent(client, wrong), -EINVAL);
   EXPECT_EQ(kernel.register_agent(client, agent(0x50, {})), -EINVAL);  // no such class
   EXPECT_EQ(kernel.register_agent(client, agent(0x04, {}, 8)), -EINVAL);
+}
+
+// 10.2.5: queue pair 1 takes packets with its Q_Key only.
+TEST_F(Kernel, WrongQkeyIsAViolation) {
+  const int asking = kernel.register_agent(client, agent(0x0A, {}));
+  kernel.register_agent(server, agent(0x0A, {kMethodGet}));
+  qkey = 0x11111111;
+  send(client, asking, 1, request(0x0A, kMethodGet), 100);
+  EXPECT_TRUE(inbox[server].empty());
+  EXPECT_EQ(shared(port(1, 2)).qkey_violations, 1u);
+}
+
+// A program may write what it likes to its umad port: nothing that it writes harms the hardware or others.
+TEST_F(Kernel, NoiseHarmsNobody) {
+  AgentRequest rmpp = agent(kClassSubnAdm, {kMethodGet, kMethodSet, 0x12}, 2);
+  rmpp.rmpp_version = 1;
+  std::vector<std::uint32_t> agents;
+  for (const AgentRequest& what : {rmpp, agent(0x0A, {kMethodGet}), agent(kClassSubnLid, {}), agent(0, {})})
+    agents.push_back(static_cast<std::uint32_t>(kernel.register_agent(client, what)));
+  rmpp.method_mask[0] = 1 << 3;
+  kernel.register_agent(server, rmpp);
+  std::mt19937 random(1);
+  for (int turn = 0; turn < 20'000; ++turn) {
+    // Mostly noise, with enough sense in it to come far.
+    std::vector<std::uint8_t> message(random() % 4 == 0 ? random() % 2000 : sizeof(ib_user_mad) + 256);
+    for (auto& byte : message) byte = random() % 3 == 0 ? static_cast<std::uint8_t>(random()) : 0;
+    if (message.size() >= sizeof(ib_user_mad) + kRmppHeaderEnd) {
+      ib_user_mad header;
+      std::memcpy(&header, message.data(), sizeof header);
+      header.agent_id = agents[random() % agents.size()];
+      header.timeout_ms %= 10'000;
+      header.retries %= 10;
+      header.addr.qpn = htonl(random() % 3);
+      header.addr.lid = htons(static_cast<std::uint16_t>(random() % 4));
+      header.addr.qkey = htonl(kGsiQkey);
+      std::memcpy(message.data(), &header, sizeof header);
+      std::uint8_t* mad = message.data() + sizeof header;
+      constexpr std::uint8_t kClasses[] = {
+          kClassSubnLid, kClassSubnDirected, kClassSubnAdm, kClassPerformance, 0x0A, 0x32};
+      mad[kBaseVersion] = 1;
+      mad[kMgmtClass] = kClasses[random() % std::size(kClasses)];
+      mad[kClassVersion] = static_cast<std::uint8_t>(1 + random() % 2);
+      if (random() % 2 == 0) {
+        mad[kRmppVersion] = 1;
+        mad[kRmppType] = static_cast<std::uint8_t>(random() % 6);
+        mad[kRmppFlags] = static_cast<std::uint8_t>(random() % 8);
+      }
+    }
+    kernel.send(now, client, message);
+    if (turn % 100 == 0) run(std::chrono::milliseconds(random() % 5000));
+  }
+  run(std::chrono::seconds(200));
+  // Somebody else's port goes on as before.
+  inbox.clear();
+  const int asking = kernel.register_agent(server, agent(0x0B, {}));
+  Mad info = smp(kMethodGet, IB_ATTR_NODE_INFO);
+  info[kMgmtClass] = 0x0B;
+  send(server, asking, 1, info, 100);
+  EXPECT_EQ(inbox[server].size(), 1u);
 }
 
 // Closing a port in the middle of everything.

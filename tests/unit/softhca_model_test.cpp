@@ -579,6 +579,43 @@ TEST_F(Gmps, PartitionsAreKeptApart) {
   EXPECT_TRUE(ask_gmp(port(1, 2), 2, request, 0xFFFF));
 }
 
+// Traps 257 and 258 (14.2.5.1): who sent what to whom, with which key. Of data the sender's process reports
+// it.
+TEST_F(Gmps, WrongKeysOfDataAreToldToTheManager) {
+  bring_up();
+  for (const std::uint16_t trap : {kTrapBadPkey, kTrapBadQkey}) {
+    to_software.clear();
+    const KeyViolation violation{
+        .slid = 1, .dlid = 2, .key = 0x8001, .sl = 3, .src_qp = 0x123456, .dst_qp = 0xABCDEF};
+    model.key_violation(now, port(2, 1), trap, violation);
+    ASSERT_EQ(to_software.size(), 1u);
+    EXPECT_EQ(to_software[0].first, port(1, 2));  // where the manager is
+    const Mad& mad = to_software[0].second.mad;
+    EXPECT_EQ(field(mad, IB_NOTICE_TRAP_NUMBER_F), trap);
+    EXPECT_EQ(field(mad, IB_NOTICE_ISSUER_LID_F), 2u);
+    const std::size_t details = kSmpData + 10;
+    EXPECT_EQ(load16(mad, details + 2), 1);
+    EXPECT_EQ(load16(mad, details + 4), 2);
+    EXPECT_EQ(load32(mad, details + 6), 0x8001u);
+    EXPECT_EQ(load32(mad, details + 10), 0x30123456u);
+    EXPECT_EQ(load32(mad, details + 14), 0xABCDEFu);
+  }
+  EXPECT_EQ(shared(port(2, 1)).pkey_violations, 1u);
+  EXPECT_EQ(shared(port(2, 1)).qkey_violations, 1u);
+}
+
+TEST_F(Gmps, TrapsOfMulticastPkeysCanBeSuppressed) {
+  bring_up();
+  const KeyViolation violation{.slid = 1, .dlid = 0xC001, .key = 0x8001};
+  ASSERT_EQ(set_field(port(1, 2), {2}, IB_PORT_MCAST_PKEY_SUPR_ENAB_F, 1), 0);
+  to_software.clear();
+  model.key_violation(now, port(2, 1), kTrapBadPkey, violation);
+  EXPECT_TRUE(to_software.empty());
+  EXPECT_EQ(shared(port(2, 1)).pkey_violations, 1u);
+  model.key_violation(now, port(2, 1), kTrapBadQkey, violation);
+  EXPECT_EQ(to_software.size(), 1u);
+}
+
 TEST_F(Gmps, CountersSaturate) {
   bring_up();
   SharedCounters& counters = shared(port(2, 1)).counters;

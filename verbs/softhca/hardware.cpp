@@ -359,6 +359,12 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
           }
         }
         return 0;
+      case Call::report_key:
+        // Whoever sends plays the adapter of the receiver too (wire.hpp).
+        if (request.port >= model_.port_count()) return ENODEV;
+        model_.key_violation(now(), request.port, static_cast<std::uint16_t>(request.value),
+                             request.violation);
+        return 0;
       case Call::publish: {
         if (passed.get() < 0) return EBADF;
         Descriptor copy(::fcntl(passed.get(), F_DUPFD_CLOEXEC, 0));

@@ -167,7 +167,10 @@ void KernelMad::send(TimePoint now, UmadId user, std::span<const std::uint8_t> m
   if (port.lid != 0) {
     packet.slid = static_cast<std::uint16_t>(port.lid | (header.addr.path_bits & ((1u << port.lmc) - 1)));
   }
-  if (packet.dst_qp == 1) packet.pkey = port.pkeys[header.addr.pkey_index];
+  if (packet.dst_qp == 1) {
+    packet.pkey = port.pkeys[header.addr.pkey_index];
+    packet.qkey = ntohl(header.addr.qkey);
+  }
   if (header.addr.grh_present != 0) {
     GlobalRoute& route = packet.grh.emplace();
     const std::size_t gid = header.addr.gid_index < kMaxGids ? header.addr.gid_index : 0;

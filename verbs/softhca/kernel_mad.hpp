@@ -132,10 +132,6 @@ class KernelMad {
 
 // For kernel_mad.cpp and rmpp.cpp.
 
-inline constexpr std::size_t kRmppVersion = 24, kRmppType = 25, kRmppFlags = 26, kRmppSegment = 28,
-                             kRmppPayload = 32, kRmppHeaderEnd = 36;
-inline constexpr std::uint8_t kRmppActive = 1, kRmppFirst = 2, kRmppLast = 4;
-
 /// Classes that may use RMPP.
 bool is_rmpp_class(std::uint8_t mgmt_class);
 /// Bytes of all headers of such a class, up to the data.

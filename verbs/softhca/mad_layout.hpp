@@ -14,6 +14,10 @@ inline constexpr std::size_t kBaseVersion = 0, kMgmtClass = 1, kClassVersion = 2
                              kHopPointer = 6, kHopCount = 7, kTransaction = 8, kAttribute = 16,
                              kModifier = 20, kMkey = 24, kDrSlid = 32, kDrDlid = 34, kSmpData = 64,
                              kInitialPath = 128, kReturnPath = 192, kMadHeaderSize = 24;
+// Behind the MAD header of classes that use RMPP.
+inline constexpr std::size_t kRmppVersion = 24, kRmppType = 25, kRmppFlags = 26, kRmppSegment = 28,
+                             kRmppPayload = 32, kRmppHeaderEnd = 36;
+inline constexpr std::uint8_t kRmppActive = 1, kRmppFirst = 2, kRmppLast = 4;
 inline constexpr std::uint8_t kDirectionBit = 0x80;  ///< of the first status byte of a directed-route SMP
 inline constexpr std::uint8_t kMaxHops = 63;
 

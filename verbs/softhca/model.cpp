@@ -505,16 +505,14 @@ void Model::receive_gmp(TimePoint now, PortNumber number, Packet packet) {
     const std::uint16_t own = entry;
     return (own & 0x7FFF) != 0 && ((own ^ packet.pkey) & 0x7FFF) == 0 && ((own | packet.pkey) & 0x8000) != 0;
   });
-  if (!member) {
-    shared.pkey_violations += 1;
-    std::array<std::uint8_t, 54> details{};
-    store16(details, 2, packet.slid);
-    store16(details, 4, packet.dlid);
-    store32(details, 6, packet.pkey);
-    store32(details, 10, std::uint32_t{packet.sl} << 28 | packet.src_qp);
-    store32(details, 14, packet.dst_qp);
-    return send_trap(now, number, kTrapBadPkey, details);
-  }
+  const KeyViolation violation{.slid = packet.slid,
+                               .dlid = packet.dlid,
+                               .key = member ? packet.qkey : packet.pkey,
+                               .sl = packet.sl,
+                               .src_qp = packet.src_qp,
+                               .dst_qp = packet.dst_qp};
+  if (!member) return key_violation(now, number, kTrapBadPkey, violation);
+  if (packet.qkey != kGsiQkey) return key_violation(now, number, kTrapBadQkey, violation);
   std::optional<Mad> reply;
   if (!handle_gmp(number, packet, reply)) {
     surroundings_.received(number, packet);

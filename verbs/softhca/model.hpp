@@ -147,6 +147,8 @@ class Model {
   void flap(TimePoint now, PortNumber port, Duration length);
   void reset_hca(TimePoint now, unsigned host, unsigned hca);
   void set_faults(PortNumber port, const PortFaults& faults);
+  /// A data packet whose P_Key (trap 257) or Q_Key (258) did not match at `port`: counted, and told.
+  void key_violation(TimePoint now, PortNumber port, std::uint16_t trap, const KeyViolation& violation);
   /// Something the link layer would count; thresholds send traps 129 and 130.
   void raise_error_counter(TimePoint now, PortNumber port, std::uint16_t trap);
 

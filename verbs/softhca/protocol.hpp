@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "verbs/softhca/lab_memory.hpp"
+#include "verbs/softhca/packet.hpp"
 
 namespace fabric::softhca {
 
@@ -40,6 +41,7 @@ enum class Call : std::uint32_t {
   hello,             ///< text: host name. Reply: HelloReply, with the memfd
   open_events,       ///< hca. Reply: with the descriptor
   raise_event,       ///< client, hca, event: to the event descriptors of another client
+  report_key,        ///< port: index in LabMemory::ports, value: trap 257 or 258, violation
   publish,           ///< key, with a descriptor
   withdraw,          ///< key
   import,            ///< client, key. Reply: with the descriptor
@@ -60,6 +62,7 @@ struct Request {
   std::uint64_t key = 0;
   AsyncEvent event;
   AgentRequest agent;
+  KeyViolation violation;
   char text[64] = {};
 };
 

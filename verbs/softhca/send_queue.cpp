@@ -79,18 +79,25 @@ bool brings_data_back(std::uint8_t opcode) {
 struct CableTiming {
   std::uint64_t delay_out = 0, delay_back = 0, rate = 0;
   std::uint32_t loss_out = 0, loss_back = 0;
-  [[nodiscard]] bool plain() const { return (delay_out | delay_back | rate | loss_out | loss_back) == 0; }
+  std::uint32_t corrupt_out = 0, corrupt_back = 0;
+  std::uint32_t peer = kNoSharedPort;
+  [[nodiscard]] bool plain() const {
+    return (delay_out | delay_back | rate | loss_out | loss_back | corrupt_out | corrupt_back) == 0;
+  }
 };
 
 CableTiming timing_of(const Lab& lab, const SharedQp& qp) {
   const SharedPort& own = lab.port(qp.port);
   CableTiming timing{.delay_out = own.delay_ns.load(std::memory_order_relaxed),
                      .rate = own.rate_limit.load(std::memory_order_relaxed),
-                     .loss_out = own.loss_ppm.load(std::memory_order_relaxed)};
-  const std::uint32_t peer = own.peer.load(std::memory_order_relaxed);
-  if (peer != kNoSharedPort) {
-    timing.delay_back = lab.port(peer).delay_ns.load(std::memory_order_relaxed);
-    timing.loss_back = lab.port(peer).loss_ppm.load(std::memory_order_relaxed);
+                     .loss_out = own.loss_ppm.load(std::memory_order_relaxed),
+                     .corrupt_out = own.corrupt_ppm.load(std::memory_order_relaxed),
+                     .peer = own.peer.load(std::memory_order_relaxed)};
+  if (timing.peer != kNoSharedPort) {
+    const SharedPort& peer = lab.port(timing.peer);
+    timing.delay_back = peer.delay_ns.load(std::memory_order_relaxed);
+    timing.loss_back = peer.loss_ppm.load(std::memory_order_relaxed);
+    timing.corrupt_back = peer.corrupt_ppm.load(std::memory_order_relaxed);
   }
   return timing;
 }
@@ -324,7 +331,14 @@ bool QueuePair::transmit() {
       if (random() % 1'000'000 < ppm) return true;
     return false;
   };
-  const bool lost = lost_on_cable || is_lost(timing.loss_out);
+  // A wrong CRC: dropped at the other end, and counted there.
+  const auto is_corrupted = [&](std::uint32_t ppm, std::uint32_t at) {
+    if (at == kNoSharedPort || !is_lost(ppm)) return false;
+    process->lab.port(at).counters.rcv_errors.fetch_add(1, std::memory_order_relaxed);
+    return true;
+  };
+  const bool lost =
+      lost_on_cable || is_lost(timing.loss_out) || is_corrupted(timing.corrupt_out, timing.peer);
 
   if (created.qp_type == IBV_QPT_UD) {
     message.route = &send_routes[slot];
@@ -346,7 +360,8 @@ bool QueuePair::transmit() {
     ++next;
     return true;
   }
-  if (reception.response == Response::acknowledged && is_lost(timing.loss_back))
+  if (reception.response == Response::acknowledged &&
+      (is_lost(timing.loss_back) || is_corrupted(timing.corrupt_back, shared->port)))
     reception.response = Response::silence;
   switch (reception.response) {
     case Response::acknowledged:

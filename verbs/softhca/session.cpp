@@ -156,6 +156,10 @@ void Session::raise_event(ClientId client, std::uint32_t hca, const AsyncEvent& 
   call({.call = Call::raise_event, .hca = hca, .client = client, .event = event});
 }
 
+void Session::report_key(std::uint32_t port, std::uint16_t trap, const KeyViolation& violation) {
+  call({.call = Call::report_key, .port = port, .value = trap, .violation = violation});
+}
+
 void Session::publish(std::uint64_t key, int descriptor) {
   const Reply reply = call({.call = Call::publish, .key = key}, descriptor);
   if (reply.error != 0) fail(reply.error, "publishing a descriptor");

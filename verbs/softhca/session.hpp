@@ -52,6 +52,10 @@ class Session {
   /// Sends an event to every event descriptor that `client` has open for its HCA number `hca`.
   void raise_event(ClientId client, std::uint32_t hca, const AsyncEvent& event);
 
+  /// Tells the hardware that a packet was dropped at a port because of its P_Key or Q_Key. `port` is an index
+  /// into LabMemory::ports, `trap` 257 or 258.
+  void report_key(std::uint32_t port, std::uint16_t trap, const KeyViolation& violation);
+
   /// Lends a copy of `descriptor` to the other clients under (this client, key), until withdraw() or the end
   /// of this process. Publishing the same key again replaces it. The hardware keeps a duplicate.
   void publish(std::uint64_t key, int descriptor);

@@ -458,6 +458,21 @@ void Model::trap_local_change(TimePoint now, PortNumber number, std::uint8_t fla
   send_trap(now, number, kTrapLocalChange, details);
 }
 
+void Model::key_violation(TimePoint now, PortNumber number, std::uint16_t trap,
+                          const KeyViolation& violation) {
+  SharedPort& shared = memory(number);
+  (trap == kTrapBadPkey ? shared.pkey_violations : shared.qkey_violations) += 1;
+  const bool multicast = violation.dlid > kMaxUnicastLid.value() && violation.dlid != kPermissiveLid;
+  if (trap == kTrapBadPkey && multicast && ports_[number].mcast_pkey_trap_suppression) return;
+  std::array<std::uint8_t, 54> details{};
+  store16(details, 2, violation.slid);
+  store16(details, 4, violation.dlid);
+  store32(details, 6, violation.key);
+  store32(details, 10, std::uint32_t{violation.sl} << 28 | violation.src_qp);
+  store32(details, 14, violation.dst_qp);
+  send_trap(now, number, trap, details);
+}
+
 void Model::raise_error_counter(TimePoint now, PortNumber number, std::uint16_t trap) {
   SharedPort& shared = memory(number);
   if (trap == kTrapLinkIntegrity) shared.counters.local_link_integrity_errors += 1;

@@ -23,6 +23,7 @@
 
 #include "verbs/softhca/descriptor_passing.hpp"
 #include "verbs/softhca/issm.hpp"
+#include "verbs/softhca/mad_layout.hpp"
 #include "verbs/softhca/session.hpp"
 #include "verbs/softhca/sysfs.hpp"
 
@@ -30,13 +31,15 @@ namespace fabric::softhca {
 namespace {
 
 constexpr std::size_t kHeader = sizeof(ib_user_mad);
-constexpr int kShortestMad = 36;  // as the kernel: a MAD header and room for RMPP's
+constexpr std::size_t kShortestMad = 36;  // as the kernel: a MAD header and room for RMPP's
 
 enum { kPortDown = 1, kPortInit = 2, kPortActive = 4 };
 
 struct OpenPort {
   std::uint32_t name;  // at the hardware
+  int number;          // of the HCA
   std::bitset<UMAD_CA_MAX_AGENTS> agents;
+  std::bitset<UMAD_CA_MAX_AGENTS> segmenting;  // those that leave RMPP to the kernel
 };
 
 std::mutex ports_mutex;
@@ -132,6 +135,7 @@ int register_agent(int descriptor, const AgentRequest& agent) {
         session->call({.call = Call::register_agent, .key = port->second.name, .agent = agent});
     if (reply.error != 0) return -reply.error;
     port->second.agents.set(reply.value);
+    port->second.segmenting.set(reply.value, agent.rmpp_version != 0 && agent.user_rmpp == 0);
     return static_cast<int>(reply.value);
   } catch (const std::system_error&) {
     return -EIO;
@@ -140,6 +144,20 @@ int register_agent(int descriptor, const AgentRequest& agent) {
 
 std::uint32_t queue_pair_of(int mgmt_class) {
   return mgmt_class == 0x01 || mgmt_class == 0x81 ? 0 : 1;
+}
+
+// What the kernel's write(2) refuses at once.
+bool makes_sense(const OpenPort& port, std::size_t agent, const ib_user_mad& message, std::size_t length) {
+  if (length < kShortestMad) return false;
+  const auto* mad = reinterpret_cast<const std::uint8_t*>(message.data);
+  const bool segmented = port.segmenting.test(agent) && (mad[kRmppFlags] & kRmppActive) != 0;
+  if (length > std::tuple_size_v<Mad> && !segmented) return false;
+  if (message.addr.pkey_index >= kMaxPkeys) return false;
+  if (mad[kMgmtClass] != kClassSubnDirected || length < std::tuple_size_v<Mad>) return true;
+  // A directed route begins at this port (14.2.2, C14-9).
+  const bool request = (mad[kStatus] & kDirectionBit) == 0;
+  return mad[kHopCount] <= kMaxHops &&
+         !(request && mad[kHopCount] != 0 && mad[kHopPointer] == 0 && mad[kInitialPath + 1] != port.number);
 }
 
 }  // namespace
@@ -305,7 +323,7 @@ int umad_open_port(const char* ca_name, int number) {
         -1, &descriptor);
     if (reply.error != 0 || descriptor < 0) return -EIO;
     const std::lock_guard lock(ports_mutex);
-    ports[descriptor] = {reply.value, {}};
+    ports[descriptor] = {reply.value, choice.port, {}, {}};
     return descriptor;
   } catch (const std::system_error&) {
     return -EIO;
@@ -457,15 +475,16 @@ int umad_send(int descriptor, int agent, void* umad, int length, int timeout_ms,
   mad->timeout_ms = static_cast<uint32_t>(timeout_ms);
   mad->retries = static_cast<uint32_t>(retries);
   mad->agent_id = static_cast<uint32_t>(agent);
-  bool known = length >= kShortestMad;
+  bool good = false;
   {
     const std::lock_guard lock(ports_mutex);
     const auto port = ports.find(descriptor);
-    known = known && port != ports.end() && agent >= 0 && agent < UMAD_CA_MAX_AGENTS &&
-            port->second.agents.test(static_cast<std::size_t>(agent));
+    good = port != ports.end() && agent >= 0 && agent < UMAD_CA_MAX_AGENTS && length >= 0 &&
+           port->second.agents.test(static_cast<std::size_t>(agent)) &&
+           makes_sense(port->second, static_cast<std::size_t>(agent), *mad, static_cast<std::size_t>(length));
   }
-  errno = known ? 0 : EINVAL;
-  if (known && send_message(descriptor, umad, kHeader + static_cast<std::size_t>(length))) return 0;
+  errno = good ? 0 : EINVAL;
+  if (good && send_message(descriptor, umad, kHeader + static_cast<std::size_t>(length))) return 0;
   if (errno == 0) errno = EIO;
   return -EIO;
 }

@@ -17,6 +17,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "verbs/softhca/mad_layout.hpp"
 #include "verbs/softhca/queues.hpp"
 #include "verbs/softhca/session.hpp"
 
@@ -26,7 +27,6 @@ namespace {
 constexpr std::uint32_t kPsnMask = 0xFFFFFF;
 constexpr std::uint32_t kGrhBytes = 40;
 constexpr std::uint32_t kFirstMulticastLid = 0xC000;
-constexpr std::uint32_t kPermissiveLid = 0xFFFF;
 
 constexpr std::uint32_t state_word(ibv_qp_state state) {
   return static_cast<std::uint32_t>(state) + 1;
@@ -105,7 +105,6 @@ bool Wire::pkey_matches(const SharedQp& from, const SharedQp& to) const {
   const std::uint16_t mine = lab_.port(to.port).pkeys[to.pkey_index].load(std::memory_order_relaxed);
   // Same partition, and at least one of the two a full member (10.9.3).
   if ((sent & 0x7FFF) != 0 && ((sent ^ mine) & 0x7FFF) == 0 && ((sent | mine) & 0x8000) != 0) return true;
-  lab_.port(to.port).pkey_violations.fetch_add(1, std::memory_order_relaxed);
   return false;
 }
 
@@ -162,8 +161,12 @@ Reception Wire::send(const SharedQp& from, std::uint32_t from_qpn, const Message
   Reception reception;
   if ((state == state_word(IBV_QPS_RTR) || state == state_word(IBV_QPS_RTS) ||
        state == state_word(IBV_QPS_SQD) || state == state_word(IBV_QPS_SQE)) &&
-      to->type == from.type && to->port == target.port && to->peer_qpn == from_qpn && pkey_matches(from, *to))
-    reception = respond(delivery);
+      to->type == from.type && to->port == target.port && to->peer_qpn == from_qpn) {
+    if (pkey_matches(from, *to))
+      reception = respond(delivery);
+    else
+      delivery.tidings.bad_key = kTrapBadPkey;
+  }
   to->lock.unlock();
   tell(delivery);
   if (reliable && !target.answers) return {};
@@ -266,6 +269,7 @@ void Wire::tell(const Delivery& delivery) {
   const Tidings& t = delivery.tidings;
   const SharedQp& to = delivery.to;
   if (t.wake) wake(delivery.seat, to.recv_cq);
+  if (t.bad_key != 0) report_key(delivery);
   if (t.established) raise(delivery.seat, to.hca, IBV_EVENT_COMM_EST, delivery.to_qpn);
   if (t.cq_error) raise(delivery.seat, to.hca, IBV_EVENT_CQ_ERR, to.recv_cq);
   if (t.access_error) raise(delivery.seat, to.hca, IBV_EVENT_QP_ACCESS_ERR, delivery.to_qpn);
@@ -273,6 +277,27 @@ void Wire::tell(const Delivery& delivery) {
   if (t.fatal) raise(delivery.seat, to.hca, IBV_EVENT_QP_FATAL, delivery.to_qpn);
   if (t.srq_limit) raise(delivery.seat, to.hca, IBV_EVENT_SRQ_LIMIT_REACHED, to.srq);
   if (t.last_wqe) raise(delivery.seat, to.hca, IBV_EVENT_QP_LAST_WQE_REACHED, delivery.to_qpn);
+}
+
+/// The receiver's adapter counts the packet and tells the subnet manager (traps 257 and 258).
+void Wire::report_key(const Delivery& delivery) {
+  const SharedPort& port = lab_.port(delivery.from.port);
+  const Route* route = delivery.message.route;
+  KeyViolation violation{
+      .slid = static_cast<std::uint16_t>(port.lid.load(std::memory_order_relaxed) |
+                                         (route != nullptr ? route->path_bits : 0U)),
+      .dlid = static_cast<std::uint16_t>(route != nullptr ? route->dlid : delivery.from.peer_lid),
+      .key = delivery.message.remote_qkey,
+      .sl = route != nullptr ? route->sl : std::uint8_t{0},
+      .src_qp = delivery.from_qpn,
+      .dst_qp = delivery.to_qpn};
+  if (delivery.tidings.bad_key == kTrapBadPkey)
+    violation.key = port.pkeys[delivery.from.pkey_index].load(std::memory_order_relaxed);
+  try {
+    session_.report_key(delivery.to.port, delivery.tidings.bad_key, violation);
+  } catch (const std::system_error&) {
+    // The hardware is gone; nobody is left to tell.
+  }
 }
 
 Response Wire::write(Delivery& delivery) {
@@ -545,11 +570,13 @@ void Wire::datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& fr
   to->lock.lock(seat_);
   const std::uint32_t state = to->state.load(std::memory_order_acquire);
   if (state >= state_word(IBV_QPS_RTR) && state <= state_word(IBV_QPS_SQE) && to->type == IBV_QPT_UD &&
-      to->port == port && pkey_matches(from, *to)) {
-    if (to->qkey == message.remote_qkey)
-      receive(delivery, true);
+      to->port == port) {
+    if (!pkey_matches(from, *to))
+      delivery.tidings.bad_key = kTrapBadPkey;
+    else if (to->qkey != message.remote_qkey)
+      delivery.tidings.bad_key = kTrapBadQkey;
     else
-      lab_.port(port).qkey_violations.fetch_add(1, std::memory_order_relaxed);
+      receive(delivery, true);
   }
   to->lock.unlock();
   tell(delivery);

@@ -94,6 +94,7 @@ class Wire {
     bool cq_error = false;  ///< it has overrun
     bool established = false;
     bool access_error = false, request_error = false, fatal = false;
+    std::uint16_t bad_key = 0;  ///< the trap of a P_Key or Q_Key that did not match
     bool srq_limit = false, last_wqe = false;
     bool failed = false;  ///< the queue pair went to ERR
   };
@@ -118,6 +119,7 @@ class Wire {
   Response refuse(Delivery& delivery, Response response);
   void fail(Delivery& delivery);
   void tell(const Delivery& delivery);
+  void report_key(const Delivery& delivery);
   void datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& from, std::uint32_t from_qpn,
                    const Message& message);
   void count(const SharedQp& from, std::uint32_t to_port, const Message& message) const;
