@@ -97,6 +97,55 @@ class Pair(unittest.TestCase):
         wait(lambda: self.b.state(4) == "master", "the other serves at once")
 
 
+HOSTILE = """
+import socket, struct
+def checksum(b):
+    s = sum(struct.unpack("!%dH" % (len(b) // 2), b))
+    while s >> 16: s = (s & 0xffff) + (s >> 16)
+    return ~s & 0xffff
+def packet(version=3, kind=1, vrid=7, count=1, interval=10, addresses=socket.inet_aton("192.0.2.1"), good=True, tail=b""):
+    p = struct.pack("!BBBBHH", version << 4 | kind, vrid, 254, count, interval, 0) + addresses + tail
+    return p[:6] + struct.pack("!H", checksum(p) ^ (0 if good else 1)) + p[8:]
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112)
+def send(p, ttl=255, to="224.0.0.18"):
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.0.2.100"))
+    s.sendto(p, (to, 0))
+send(packet(), ttl=64)
+send(packet(), to="192.0.2.11")
+send(packet(version=4))
+send(packet(kind=2))
+send(packet(vrid=0))
+send(packet(count=0, addresses=b""))
+send(packet(count=9))
+send(packet(tail=bytes(28)))
+send(packet(interval=0))
+send(packet(good=False))
+send(packet(vrid=8))
+send(packet(version=2, interval=0x0101, tail=bytes(8)))
+send(packet(version=2, interval=10, tail=bytes(8)))
+send(b"1")
+"""
+
+
+class Hostile(unittest.TestCase):
+    def test_counted_by_reason_and_nothing_changes(self):
+        with Lan() as lan:
+            gateway = lan.gateway("a", 200, families=(4,))
+            wait(lambda: gateway.state(4) == "master", "it is master")
+            lan.exec("client", sys.executable, "-c", HOSTILE)
+            wait(lambda: gateway.view()["discards"]["truncated"] == 2, "the last is counted")
+            expected = dict.fromkeys(["hop_limit", "destination", "version", "type", "vrid_zero", "no_address", "trailing",
+                                      "interval_zero", "checksum", "authentication", "vrid-errors"], 1)
+            expected.update(truncated=2, source=0)
+            view = gateway.view()
+            self.assertEqual(view["discards"], expected)
+            self.assertEqual(view["vrrp-instance"][0]["statistics"]["version-errors"], 1)  # one of version 2, in itself correct
+            self.assertEqual(view["vrrp-instance"][0]["state"], "master")
+            self.assertEqual(view["vrrp-instance"][0]["statistics"]["master-transitions"], 1)
+
+
 class Accept(unittest.TestCase):
     def test_packets_to_the_address_itself(self):
         with Lan() as lan:

@@ -18,7 +18,7 @@ def owns(lan, host, family):
 
 class Together:
     """What must hold with either program, version and family."""
-    kind, version, families, interval = "", 3, (4,), "100ms"
+    kind, version, families = "", 3, (4,)
 
     def setUp(self):
         self.lan = Lan().__enter__()
@@ -26,15 +26,22 @@ class Together:
         self.capture = self.lan.capture()
 
     def seconds(self):
-        return 1 if self.version == 2 else 0.1
+        return 1 if self.version == 2 else 0.5
 
     def ours(self, priority, **options):
-        return self.lan.gateway("a", priority, version=self.version, interval="1s" if self.version == 2 else "100ms",
+        return self.lan.gateway("a", priority, version=self.version, interval="1s" if self.version == 2 else "500ms",
                                 families=self.families, **options)
 
     def theirs(self, priority, **options):
         options.setdefault("interval", self.seconds())
         return other(self.lan, self.kind, "b", priority, version=self.version, families=self.families, **options)
+
+    def their_reign(self, priority, **options):
+        """They have become master; FRR's interface has the addresses before."""
+        program = self.theirs(priority, **options)
+        self.capture.lines.wait(lambda line: "prio %d," % priority in line)
+        self.all_own("b")
+        return program
 
     def all_own(self, host):
         wait(lambda: all(owns(self.lan, host, family) for family in self.families), host + " serves")
@@ -79,8 +86,7 @@ class Together:
         self.correct()
 
     def test_backup_then_master(self):
-        theirs = self.theirs(200)
-        self.all_own("b")
+        theirs = self.their_reign(200)
         ours = self.ours(100)
         self.states(ours, "backup")
         self.stay(ours, "backup", 3 * self.seconds() + 1)
@@ -90,8 +96,7 @@ class Together:
         self.correct()
 
     def test_killed_master(self):
-        theirs = self.theirs(200)
-        self.all_own("b")
+        self.their_reign(200)
         ours = self.ours(100)
         self.stay(ours, "backup", 3 * self.seconds() + 0.5)
         self.lan.exec("lan", "ip", "link", "set", "to-b", "down")  # nothing is said any more
@@ -105,10 +110,9 @@ class Keepalived3(Together, unittest.TestCase):
     kind = "keepalived"
 
     def test_learns_their_interval(self):
-        self.theirs(200, interval=0.5)
-        self.all_own("b")
+        self.their_reign(200, interval=0.8)
         ours = self.ours(100)
-        wait(lambda: ours.instance(4)["master-interval-centi-sec"] == 50, "the interval is learnt")
+        wait(lambda: ours.instance(4)["master-interval-centi-sec"] == 80, "the interval is learnt")
         self.stay(ours, "backup", 3)
 
     def test_their_backup_learns_ours(self):
@@ -118,15 +122,13 @@ class Keepalived3(Together, unittest.TestCase):
         self.stay(ours, "master", 2)
 
     def test_without_preemption(self):
-        self.theirs(100)
-        self.all_own("b")
+        self.their_reign(100)
         ours = self.ours(200, preempt=False)
         self.stay(ours, "backup", 1)
 
     def test_message_checksum_is_rejected_and_auto_follows(self):
         # keepalived takes the pseudo-header only; with "message" both would serve, so "auto" matters.
-        self.theirs(100)
-        self.all_own("b")
+        self.their_reign(100)
         ours = self.ours(200, checksum="auto")
         self.states(ours, "master")
         self.assertEqual(ours.view()["checksum"], "pseudo")
