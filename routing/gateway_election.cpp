@@ -48,6 +48,7 @@ constexpr std::size_t kFlagHears = 0x80, kFlagWants = 0x40, kFlagServes = 0x20;
 
 std::vector<std::byte> encode(const GatewayPeerState& state) {
   std::vector<std::byte> bytes;
+  bytes.reserve(40);
   Writer out(bytes);
   out.number(kEncoding);
   out.number(static_cast<std::uint8_t>(state.state));
