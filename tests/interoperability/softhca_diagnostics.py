@@ -10,7 +10,7 @@ import shlex
 import unittest
 
 import softhca_lab
-from softhca_lab import Lab, TwoHosts, node_guid, port_guid, wait_for
+from softhca_lab import Lab, TwoHosts, fields, port_guid, wait_for
 
 FULL = os.environ.get("SOFTHCA_FULL", "") not in ("", "0")
 H1, H2 = f"0x{port_guid(1, 2):x}", f"0x{port_guid(2, 1):x}"
@@ -95,11 +95,6 @@ class Looking(TwoHosts):
 for _number, _row in enumerate(TABLE):
     _name = f"test_{_number:02}_{re.sub('[^a-z0-9]+', '_', _row[0].lower())}"
     setattr(Looking, _name, lambda self, row=_row: self.look(*row))
-
-
-def fields(text):
-    """smpquery's and perfquery's lines: NodeType:.....Channel Adapter"""
-    return dict(re.findall(r"^\s*([A-Za-z0-9 ]+):\.*(.*)$", text, re.MULTILINE))
 
 
 class PortState(unittest.TestCase):

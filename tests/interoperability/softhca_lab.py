@@ -40,6 +40,11 @@ def listening(port):
                    for table in (v4, v6) for line in table.readlines()[1:])
 
 
+def fields(text):
+    """smpquery's and perfquery's lines: NodeType:.....Channel Adapter"""
+    return dict(re.findall(r"^\s*([A-Za-z0-9 ]+):\.*(.*)$", text, re.MULTILINE))
+
+
 def free_port():
     return next(port for port in _ports if not listening(port))
 

@@ -117,6 +117,15 @@ class Conformance(TwoHosts):
         self.assertGreater(unacknowledged, 0)
 
 
+    def test_failures(self):
+        """Every failure case, over a cable from one port of the adapter to the other, and within one port."""
+        with softhca_lab.Lab(hosts=1, cables=[["h1/1", "h1/2"]]) as lab:
+            lab.opensm(1, 2)
+            for ports in ("softhca0/1", "softhca0/2"), ("softhca0/2", "softhca0/2"):
+                text = lab.run("h1", os.path.join(softhca_lab.BUILD, "tests", "verbs_failures"), *ports)
+                self.assertGreaterEqual(len(re.findall(r"^ok ", text, re.MULTILINE)), 49, text)
+
+
 class Killed(TwoHosts):
     """Processes die at random moments of their traffic; everybody else goes on."""
 

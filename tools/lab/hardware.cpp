@@ -1,5 +1,7 @@
 #include "tools/lab/hardware.hpp"
 
+#include <fmt/format.h>
+
 #include <boost/json.hpp>
 #include <system_error>
 
@@ -24,6 +26,28 @@ json::object ask(const std::filesystem::path& socket, const json::object& reques
   return result;
 }
 
+/// What is wrong with a cable, in words.
+std::string faults_text(const json::object& cable) {
+  std::string text;
+  const auto add = [&](const std::string& words) { text += (text.empty() ? "" : "; ") + words; };
+  for (const json::value& end : cable.at("blocked").as_array())
+    add("nothing from " + json::value_to<std::string>(end));
+  for (const auto& [end, faults] : cable.at("faults").as_object()) {
+    std::string what;
+    for (const auto& [name, value] : faults.as_object()) {
+      const auto number = json::value_to<std::uint64_t>(value);
+      if (!what.empty()) what += ", ";
+      if (name == "delay_us") what += fmt::format("delay {} us", number);
+      if (name == "rate_mbps") what += fmt::format("rate {} Mb/s", number);
+      if (name == "loss_ppm") what += fmt::format("loss {:g}%", static_cast<double>(number) / 1e4);
+      if (name == "corrupt_ppm") what += fmt::format("corruption {:g}%", static_cast<double>(number) / 1e4);
+      if (name == "mad_corrupt_ppm") what += fmt::format("bad MADs {:g}%", static_cast<double>(number) / 1e4);
+    }
+    add("from " + std::string(end) + ": " + what);
+  }
+  return text;
+}
+
 }  // namespace
 
 void Hardware::cut(const std::string& a, const std::string& b, bool silent) const {
@@ -32,6 +56,31 @@ void Hardware::cut(const std::string& a, const std::string& b, bool silent) cons
 
 void Hardware::mend(const std::string& a, const std::string& b) const {
   ask(socket_, {{"op", "mend"}, {"a", a}, {"b", b}});
+}
+
+void Hardware::cut_one_way(const std::string& a, const std::string& b) const {
+  ask(socket_, {{"op", "block"}, {"a", a}, {"b", b}});
+}
+
+void Hardware::flap(const std::string& a, const std::string& b, std::chrono::milliseconds length) const {
+  ask(socket_, {{"op", "flap"}, {"a", a}, {"b", b}, {"ms", length.count()}});
+}
+
+void Hardware::set_faults(const std::string& a, const std::string& b, const Faults& faults) const {
+  json::object request{
+      {"op", "faults"},          {"delay_us", faults.delay.count()}, {"rate_mbps", faults.megabits},
+      {"loss_ppm", faults.loss}, {"corrupt_ppm", faults.corruption}, {"mad_corrupt_ppm", faults.bad_mads}};
+  if (b.empty()) {
+    request["end"] = a;
+  } else {
+    request["a"] = a;
+    request["b"] = b;
+  }
+  ask(socket_, request);
+}
+
+void Hardware::reset(const std::string& host) const {
+  ask(socket_, {{"op", "reset"}, {"host", host}});
 }
 
 void Hardware::power_off(const std::string& host, bool silent) const {
@@ -50,7 +99,7 @@ Hardware::Status Hardware::status() const {
   for (const json::value& cable : answer.at("cables").as_array())
     status.cables.push_back({json::value_to<std::string>(cable.at("a")),
                              json::value_to<std::string>(cable.at("b")),
-                             json::value_to<std::string>(cable.at("state"))});
+                             json::value_to<std::string>(cable.at("state")), faults_text(cable.as_object())});
   return status;
 }
 

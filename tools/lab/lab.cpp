@@ -407,8 +407,7 @@ void Lab::cut(const std::string& a, const std::string& b, bool silent, bool one_
     if (one_way) return b == Lan::kSwitch ? lan->cut(a, Fault::mute) : lan->cut(b, Fault::deaf);
     return lan->cut(b == Lan::kSwitch ? a : b, silent ? Fault::silent : Fault::carrier);
   }
-  if (one_way) throw Error("only a cable of the LAN can be cut one way: 'cut HOST lan --one-way'");
-  hardware().cut(a, b, silent);
+  one_way ? hardware().cut_one_way(a, b) : hardware().cut(a, b, silent);
 }
 
 void Lab::mend(const std::string& a, const std::string& b) const {
@@ -466,7 +465,8 @@ std::string Lab::status_json() const {
                                  {"log", (directory_of(host) / "fabricd.log").string()}});
   }
   for (const Hardware::Status::Cable& cable : hardware.cables)
-    cables.push_back(json::object{{"a", cable.a}, {"b", cable.b}, {"state", cable.state}});
+    cables.push_back(
+        json::object{{"a", cable.a}, {"b", cable.b}, {"state", cable.state}, {"faults", cable.faults}});
   json::object status{{"schema", 1},
                       {"lab", name_},
                       {"directory", directory_.string()},

@@ -14,11 +14,13 @@
 #include "tools/lab/error.hpp"
 #include "tools/lab/gateway_drill.hpp"
 #include "tools/lab/lab.hpp"
+#include "tools/lab/quantity.hpp"
 #include "tools/lab/status_text.hpp"
 
 namespace json = boost::json;
 using fabric::tools::lab::Error;
 using fabric::tools::lab::Lab;
+using fabric::tools::lab::parse_duration, fabric::tools::lab::parse_rate, fabric::tools::lab::parse_share;
 
 namespace {
 
@@ -89,14 +91,37 @@ int main(int argc, char** argv) {
     verb->add_option("a", a)->required();
     verb->add_option("b", b)->required();
   }
-  cut->add_flag("--silent", silent, "Without a port event: everything sent vanishes.");
+  auto* cut_silent = cut->add_flag("--silent", silent, "Without a port event: everything sent vanishes.");
   bool one_way = false;
-  cut->add_flag("--one-way", one_way,
-                "Only what goes from A to B vanishes; cables of the LAN only ('cut h1 lan').");
+  cut->add_flag("--one-way", one_way, "Only what goes from A to B vanishes; without a port event.")
+      ->excludes(cut_silent);
+
+  std::string flap_length = "50ms";
+  auto* flap = app.add_subcommand("flap", "Take the link from a cable for a moment.");
+  flap->add_option("a", a)->required();
+  flap->add_option("b", b)->required();
+  flap->add_option("--for", flap_length, "How long: 50ms, 2s.")->capture_default_str();
+
+  std::string delay, limit, loss, corruption, bad_mads;
+  auto* fault = app.add_subcommand(
+      "fault",
+      "Make a cable worse, in both directions (two hosts or ports), or for what one port sends (h1/2).\n"
+      "What is not given is sound again: without options, all of it.");
+  fault->add_option("a", a)->required();
+  fault->add_option("b", b);
+  fault->add_option("--delay", delay, "One way: 50us, 1ms (a long cable).");
+  fault->add_option("--rate", limit, "No more than this: 10Gb, 500Mb (a slow link).");
+  fault->add_option("--loss", loss, "Share of packets that vanish: 0.1%, 20ppm.");
+  fault->add_option("--corrupt", corruption,
+                    "Share of packets with bit errors: dropped and counted at the other end.");
+  fault->add_option("--corrupt-mads", bad_mads,
+                    "Share of MADs that arrive with wrong content (faulty firmware).");
 
   auto* kill = app.add_subcommand("kill", "Switch a host's power off: its processes die, its ports go dark.");
   auto* start = app.add_subcommand("start", "Switch it on again, and start its fabricd.");
   for (auto* verb : {kill, start}) verb->add_option("host", host)->required();
+  auto* reset = app.add_subcommand("reset", "A host's adapter fails and starts anew (first adapter).");
+  reset->add_option("host", host)->required();
   kill->add_flag("--silent", silent, "The neighbours' ports keep their link.");
 
   fabric::tools::lab::DrillOptions drill_options;
@@ -129,6 +154,7 @@ int main(int argc, char** argv) {
       "  fabric-lab exec h1 -- ping h3                any program, on any host\n"
       "  fabric-lab exec h2 -- fabricctl status\n"
       "  fabric-lab cut h1 h2; fabric-lab mend h1 h2\n"
+      "  fabric-lab fault h1 h2 --delay 50us --rate 10Gb --loss 0.1%\n"
       "  fabric-lab down");
   try {
     app.parse(argc, argv);
@@ -170,6 +196,22 @@ int main(int argc, char** argv) {
       lab.exec(host, command);
     } else if (cut->parsed() || mend->parsed()) {
       cut->parsed() ? lab.cut(a, b, silent, one_way) : lab.mend(a, b);
+      if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (flap->parsed()) {
+      lab.hardware().flap(a, b,
+                          std::chrono::duration_cast<std::chrono::milliseconds>(parse_duration(flap_length)));
+      if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (fault->parsed()) {
+      fabric::tools::lab::Hardware::Faults faults;
+      if (!delay.empty()) faults.delay = parse_duration(delay);
+      if (!limit.empty()) faults.megabits = parse_rate(limit);
+      if (!loss.empty()) faults.loss = parse_share(loss);
+      if (!corruption.empty()) faults.corruption = parse_share(corruption);
+      if (!bad_mads.empty()) faults.bad_mads = parse_share(bad_mads);
+      lab.hardware().set_faults(a, b, faults);
+      if (as_json) print_json(json::object{{"schema", 1}});
+    } else if (reset->parsed()) {
+      lab.hardware().reset(host);
       if (as_json) print_json(json::object{{"schema", 1}});
     } else if (kill->parsed()) {
       lab.kill(host, silent);

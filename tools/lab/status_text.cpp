@@ -25,8 +25,9 @@ std::string status_text(std::string_view text) {
   }
   out += fmt::format("\n{:<10} {:<10} {}\n", "CABLE", "", "STATE");
   for (const json::value& cable : status.at("cables").as_array())
-    out += fmt::format("{:<10} {:<10} {}\n", string_of(cable, "a"), string_of(cable, "b"),
-                       string_of(cable, "state"));
+    out += fmt::format("{:<10} {:<10} {}{}{}\n", string_of(cable, "a"), string_of(cable, "b"),
+                       string_of(cable, "state"), string_of(cable, "faults").empty() ? "" : ", ",
+                       string_of(cable, "faults"));
   if (const json::value* lan = status.as_object().if_contains("lan")) {
     for (const auto& member : lan->as_object())
       out +=

@@ -67,13 +67,13 @@ class Execution {
     }
     if (op == "cut") {
       allow({"a", "b", "silent"});
-      model_.cut(now_, cable(), flag("silent", false));
+      model_.cut(now_, cable().number, flag("silent", false));
     } else if (op == "mend") {
       allow({"a", "b"});
-      model_.mend(now_, cable());
+      model_.mend(now_, cable().number);
     } else if (op == "block") {
-      allow({"from", "on"});
-      model_.block(now_, port("from"), flag("on", true));
+      allow({"from", "a", "b", "on"});
+      model_.block(now_, one_end("from"), flag("on", true));
     } else if (op == "plug") {
       allow({"a", "b"});
       model_.plug(now_, port("a"), port("b"));
@@ -88,19 +88,21 @@ class Execution {
       model_.set_power(now_, host, on, flag("silent", false));
       if (!on) disconnect_(host);
     } else if (op == "flap") {
-      allow({"end", "ms"});
-      model_.flap(now_, port("end"), std::chrono::milliseconds(number("ms")));
+      allow({"end", "a", "b", "ms"});
+      model_.flap(now_, one_end("end"), std::chrono::milliseconds(number("ms")));
     } else if (op == "reset") {
       allow({"host", "hca"});
       const auto [host, hca] = adapter();
       model_.reset_hca(now_, host, hca);
     } else if (op == "faults") {
-      allow({"end", "delay_us", "rate_mbps", "loss_ppm", "corrupt_ppm", "mad_corrupt_ppm"});
-      model_.set_faults(port("end"), {.delay_ns = number("delay_us") * 1000,
-                                      .rate_limit = number("rate_mbps") * 1'000'000,
-                                      .loss_ppm = share("loss_ppm"),
-                                      .corrupt_ppm = share("corrupt_ppm"),
-                                      .mad_corrupt_ppm = share("mad_corrupt_ppm")});
+      allow({"end", "a", "b", "delay_us", "rate_mbps", "loss_ppm", "corrupt_ppm", "mad_corrupt_ppm"});
+      const PortFaults faults{.delay_ns = number("delay_us") * 1000,
+                              .rate_limit = number("rate_mbps") * 1'000'000,
+                              .loss_ppm = share("loss_ppm"),
+                              .corrupt_ppm = share("corrupt_ppm"),
+                              .mad_corrupt_ppm = share("mad_corrupt_ppm")};
+      model_.set_faults(one_end("end"), faults);
+      if (request_.if_contains("a") != nullptr) model_.set_faults(cable().to, faults);
     } else if (op == "trap") {
       allow({"end", "number"});
       const std::uint64_t trap = number("number");
@@ -173,15 +175,37 @@ class Execution {
     return model_.lab().parse_end(name) == place;
   }
 
-  unsigned cable() const {
+  struct NamedCable {
+    unsigned number;
+    PortNumber from, to;  // the ends that a and b mean
+  };
+
+  NamedCable cable() const {
     std::string a = text("a"), b = text("b");
     for (int turn = 0; turn < 2; ++turn, std::swap(a, b)) {
       for (unsigned i = 0; i < model_.cables().size(); ++i) {
         const ModelCable& candidate = model_.cables()[i];
-        if (means(a, candidate.a) && means(b, candidate.b)) return i;
+        if (!means(a, candidate.a) || !means(b, candidate.b)) continue;
+        return turn == 0 ? NamedCable{i, candidate.a, candidate.b} : NamedCable{i, candidate.b, candidate.a};
       }
     }
     throw LabError("there is no cable between " + a + " and " + b);
+  }
+
+  // An end by its name, or as that end of the cable between a and b which is a's.
+  PortNumber one_end(const char* key) const {
+    return request_.if_contains("a") != nullptr && request_.if_contains(key) == nullptr ? cable().from
+                                                                                        : port(key);
+  }
+
+  static json::object show_faults(const PortFaults& faults) {
+    json::object shown;
+    if (faults.delay_ns != 0) shown["delay_us"] = faults.delay_ns / 1000;
+    if (faults.rate_limit != 0) shown["rate_mbps"] = faults.rate_limit / 1'000'000;
+    if (faults.loss_ppm != 0) shown["loss_ppm"] = faults.loss_ppm;
+    if (faults.corrupt_ppm != 0) shown["corrupt_ppm"] = faults.corrupt_ppm;
+    if (faults.mad_corrupt_ppm != 0) shown["mad_corrupt_ppm"] = faults.mad_corrupt_ppm;
+    return shown;
   }
 
   json::object status() const {
@@ -191,6 +215,11 @@ class Execution {
       json::array blocked;
       if (cable.blocked_ab) blocked.emplace_back(end_name(cable.a));
       if (cable.blocked_ba) blocked.emplace_back(end_name(cable.b));
+      json::object faults;
+      for (const PortNumber end : {cable.a, cable.b}) {
+        json::object shown = show_faults(model_.port(end).faults);
+        if (!shown.empty()) faults[end_name(end)] = std::move(shown);
+      }
       const bool up =
           model_.port(cable.a).phys == PhysState::link_up && model_.port(cable.b).phys == PhysState::link_up;
       cables.push_back(json::object{{"a", end_name(cable.a)},
@@ -198,7 +227,8 @@ class Execution {
                                     {"state", cable.cut ? cable.silent ? "silent" : "cut"
                                               : up      ? "up"
                                                         : "down"},
-                                    {"blocked", blocked}});
+                                    {"blocked", blocked},
+                                    {"faults", faults}});
     }
     return {{"hosts", hosts}, {"cables", cables}};
   }

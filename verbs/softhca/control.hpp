@@ -7,18 +7,19 @@
 //   cut     a b [silent]           takes the light from a cable. Silent: both ends still see a link and
 //                                  everything vanishes (a broken transceiver, a hung far end)
 //   mend    a b                    undoes cut and block
-//   block   from [on]              one-way cable: what END sends vanishes, the other direction works (one
-//                                  broken fibre of two, with the link held up); "on": false ends it
+//   block   from [on] | a b [on]   one-way cable: what END (or a to b) sends vanishes, the other direction
+//                                  works (one broken fibre of two, with the link held up); "on": false ends it
 //   plug    a b                    a new cable between two ENDs; what was plugged in there is taken out
 //   unplug  end                    takes out a cable
 //   power   host on [silent]       switches a host's adapters and software off or on. Off: its clients are
 //                                  disconnected. Silent: the neighbours' ports stay up until it is on again
-//   flap    end [ms]               the link goes down, and comes back after ms (default 0)
+//   flap    end [ms] | a b [ms]    the link goes down, and comes back after ms (default 0)
 //   reset   host [hca]             the adapter fails and starts anew: IBV_EVENT_DEVICE_FATAL, settings gone
-//   faults  end [delay_us] [rate_mbps] [loss_ppm] [corrupt_ppm] [mad_corrupt_ppm]
-//                                  of what END sends, from now on; what is not given becomes 0. corrupt: the
-//                                  CRC is wrong at the other end (a dirty connector); mad_corrupt: MADs with
-//                                  wrong content and a right CRC (faulty firmware at the other end)
+//   faults  end | a b, and [delay_us] [rate_mbps] [loss_ppm] [corrupt_ppm] [mad_corrupt_ppm]
+//                                  of what END sends, or of both ends of a cable, from now on; what is not
+//                                  given becomes 0. corrupt: the CRC is wrong at the other end (a dirty
+//                                  connector); mad_corrupt: MADs with wrong content and a right CRC (faulty
+//                                  firmware at the other end)
 //   trap    end number             makes the port send trap 129 (link integrity), 130 (buffer overrun) or 131
 //                                  (flow control watchdog) and count what it stands for
 //   describe host [hca] text       what rdma-ndd would write to node_desc
@@ -29,7 +30,7 @@
 // status: a host is {"name", "powered", "clients": [{"id", "pid"}], "hcas": [{"name", "node_guid",
 // "description", "ports": [{"end", "guid", "state": "Down|Init|Armed|Active", "physical", "lid", "lmc",
 // "sm_lid", "prefix", "issm", "carrier", "peer": END or null, "counters": {...}}]}]}; a cable is {"a", "b",
-// "state": "up|down|cut|silent", "blocked": [END...]}. GUIDs and prefixes are strings "0x...".
+// "state": "up|down|cut|silent", "blocked": [END...], "faults": {END: {...}}}. GUIDs and prefixes are strings "0x...".
 #pragma once
 
 #include <sys/types.h>

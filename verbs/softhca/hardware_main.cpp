@@ -3,7 +3,8 @@
 #include <cstdio>
 #include <exception>
 #include <fstream>
-#include <sstream>
+#include <iterator>
+#include <string>
 
 #include "verbs/softhca/hardware.hpp"
 
@@ -21,9 +22,9 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     std::ifstream stream(file);
-    std::stringstream text;
-    if (!(text << stream.rdbuf())) throw LabError("cannot be read");
-    options.lab = parse_lab(text.str());
+    if (!stream) throw LabError("cannot be read");
+    const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+    options.lab = parse_lab(text);
   } catch (const LabError& problem) {
     std::fprintf(stderr, "softhca: %s: %s\n", file.c_str(), problem.what());
     return 2;

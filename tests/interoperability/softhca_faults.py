@@ -1,0 +1,247 @@
+"""Faults by command: what programs and counters see of each. docs/softhca.md says what real event each stands for.
+
+Delays and rates are measured against bounds that a busy machine cannot break: nothing is faster than the fault allows.
+"""
+
+import os
+import re
+import subprocess
+import time
+import unittest
+
+import softhca_lab
+from softhca_lab import Lab, TwoHosts, fields, free_port, listening, port_guid, wait_for
+
+
+class Faults(unittest.TestCase):
+    def setUp(self):
+        self.lab = self.enterContext(Lab())
+
+    def states(self):
+        return self.lab.port("h1/2")["state"], self.lab.port("h2/1")["state"]
+
+    def query(self, **expect):
+        return self.lab.run("h1", "smpquery", "-t", "50", "-P", "2", "-D", "nodeinfo", "0,2", **expect)
+
+    def test_cut_and_mend(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("cut", a="h2", b="h1")
+        self.assertEqual(self.states(), ("Down", "Down"))
+        self.assertEqual(self.lab.control("status")["cables"], [{"a": "h1/2", "b": "h2/1", "state": "cut", "blocked": [], "faults": {}}])
+        self.query(status=1)
+        self.lab.control("mend", a="h1/2", b="h2/1")
+        # Without a trap OpenSM waits for its sweep timer; the link is there at once.
+        self.assertEqual(self.lab.port("h2/1")["physical"], "LinkUp")
+        self.query()
+        self.assertEqual(self.lab.port("h1/2")["counters"]["link_downed"], 1)
+
+    def test_silent_cut(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("cut", a="h1", b="h2", silent=True)
+        self.assertEqual(self.states(), ("Active", "Active"))
+        self.query(status=1)
+        self.lab.control("mend", a="h1", b="h2")
+        self.assertEqual(self.states(), ("Active", "Active"))
+        self.query()
+
+    def test_one_way_cable(self):
+        self.lab.control("block", **{"from": "h2/1"})
+        self.query(status=1)
+        self.assertEqual(self.lab.port("h2/1")["counters"]["rcv_packets"],
+                         self.lab.port("h1/2")["counters"]["xmit_packets"])
+        self.assertEqual(self.lab.port("h1/2")["counters"]["rcv_packets"], 0)
+        self.lab.control("block", **{"from": "h2/1", "on": False})
+        self.query()
+
+    def test_power(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("power", host="h2", on=False)
+        self.assertEqual(self.lab.port("h1/2")["state"], "Down")
+        self.assertIn("Host is down", self.lab.run("h2", "ibstat", status=1))
+        self.lab.control("power", host="h2", on=True)
+        self.assertEqual(self.lab.port("h2/1")["lid"], 0)
+        self.assertEqual(self.lab.port("h2/1")["physical"], "LinkUp")
+        self.query()
+
+    def test_silent_death(self):
+        self.lab.opensm(1, 2)
+        self.lab.control("power", host="h2", on=False, silent=True)
+        self.assertEqual(self.lab.port("h1/2")["state"], "Active")
+        self.query(status=1)
+        self.lab.control("power", host="h2", on=True)
+        self.assertEqual(self.lab.port("h1/2")["counters"]["link_downed"], 1)
+        self.query()
+
+    def test_plug(self):
+        self.lab.control("plug", a="h1/2", b="h1/1")
+        self.assertEqual(self.lab.port("h2/1")["physical"], "Polling")
+        peer = fields(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodeinfo", "0,2"))
+        self.assertEqual(int(peer["PortGuid"], 16), port_guid(1, 1))
+        self.lab.control("unplug", end="h1/1")
+        self.assertEqual(self.lab.port("h1/2")["physical"], "Polling")
+
+    def test_loss(self):
+        self.lab.control("faults", end="h2/1", loss_ppm=500000)
+        for _ in range(10):  # each of several tries is answered with probability one half
+            self.lab.status("h1", "smpquery", "-t", "20", "-P", "2", "-D", "nodeinfo", "0,2")
+        sent = self.lab.port("h2/1")["counters"]["xmit_packets"]
+        arrived = self.lab.port("h1/2")["counters"]["rcv_packets"]
+        self.assertTrue(0 < arrived < sent, (arrived, sent))
+
+    def test_delay(self):
+        self.lab.control("faults", end="h2/1", delay_us=100000)
+        began = time.monotonic()
+        self.lab.run("h1", "smpquery", "-t", "1000", "-P", "2", "-D", "nodeinfo", "0,2")
+        self.assertGreaterEqual(time.monotonic() - began, 0.1)
+        self.lab.control("faults", end="h2/1")
+        self.assertEqual(self.lab.port("h1/2")["counters"]["rcv_packets"],
+                         self.lab.port("h1/2")["counters"]["xmit_packets"])
+
+    def test_description(self):
+        self.lab.control("describe", host="h2", text="a host in the corner")
+        self.assertRegex(self.lab.run("h1", "smpquery", "-P", "2", "-D", "nodedesc", "0,2"),
+                         r"^Node Description:\.+a host in the corner\n$")
+
+
+class Data(TwoHosts):
+    """What faults do to data: the verbs programs of h1 and h2, over one cable."""
+
+    def setUp(self):
+        self.addCleanup(self.lab.control, "faults", a="h1", b="h2")
+
+    def counter(self, end, name):
+        return self.lab.port(end)["counters"][name]
+
+    def figure(self, text, column):
+        """A figure of perftest's only row."""
+        row = re.findall(r"^ \d+ +\d+ .*$", text, re.MULTILINE)
+        self.assertEqual(len(row), 1, text)
+        return float(row[0].split()[column])
+
+    def test_delay(self):
+        """Half a round trip takes the mean of the two directions' delays, at least."""
+        self.lab.control("faults", end="h1/2", delay_us=3000)
+        self.lab.control("faults", end="h2/1", delay_us=1000)
+        for program in "ib_send_lat", "ib_write_lat":
+            text, _ = self.pair(program, "-F", "-n", "20")
+            self.assertGreaterEqual(self.figure(text, 2), 2000, text)  # t_min
+            self.assertGreaterEqual(self.figure(text, 4), 2000, text)  # t_typical
+        text, _ = self.pair("ib_read_lat", "-F", "-n", "20")
+        self.assertGreaterEqual(self.figure(text, 2), 4000, text)  # there and back
+
+    def test_rate(self):
+        """80 Mb/s are 9.54 MiB/s, headers included; the other direction is as fast as ever."""
+        self.lab.control("faults", end="h2/1", rate_mbps=80)
+        for program in "ib_write_bw", "ib_send_bw":
+            text, _ = self.pair(program, "-F", "-n", "30")
+            self.assertLessEqual(self.figure(text, 3), 9.54, text)
+            self.assertGreater(self.figure(text, 3), 1, text)
+        text, _ = self.pair("ib_write_bw", "-F", "-n", "30", "--reversed")
+        self.assertGreater(self.figure(text, 3), 9.54, text)
+
+    def test_loss(self):
+        """Reliable connections send again what was lost; datagrams and unreliable ones do without."""
+        self.lab.control("faults", a="h1", b="h2", loss_ppm=20_000)
+        for text in self.pair("ibv_rc_pingpong", "-c", "-n", "500"):
+            self.assertIn("500 iters in", text)  # -c: with the right content
+
+    def test_corruption(self):
+        """A packet with bit errors is dropped by whoever receives it, and counted there."""
+        before = self.counter("h1/2", "rcv_errors"), self.counter("h2/1", "rcv_errors")
+        self.lab.control("faults", end="h2/1", corrupt_ppm=20_000)
+        for text in self.pair("ibv_rc_pingpong", "-c", "-n", "500"):
+            self.assertIn("500 iters in", text)
+        self.assertGreater(self.counter("h1/2", "rcv_errors"), before[0])
+        self.assertEqual(self.counter("h2/1", "rcv_errors"), before[1])
+
+    def refuse(self):
+        """Traffic over a cable that does not carry it ends with transport retry exceeded (12)."""
+        port = free_port()
+        common = "ibv_rc_pingpong", "-d", "softhca0", "-p", str(port), "-n", "10"
+        server = self.lab.start("h1", *common, "-i", "2")
+        wait_for(lambda: listening(port), "the server listens")
+        text = self.lab.run("h2", *common, "-i", "1", "localhost", status=1)
+        self.assertIn("transport retry counter exceeded (12)", text)
+        self.lab.stop(server)  # it waits for a message
+
+    def test_one_way(self):
+        """Either direction is enough to end a reliable connection: what is not acknowledged has not arrived."""
+        for end in "h1/2", "h2/1":
+            self.lab.control("block", **{"from": end})
+            self.refuse()
+            self.lab.control("block", **{"from": end}, on=False)
+            self.assertIn("10 iters in", self.pair("ibv_rc_pingpong", "-n", "10")[0])
+
+    def test_silent_cut(self):
+        self.lab.control("cut", a="h1", b="h2", silent=True)
+        self.refuse()
+        self.assertEqual(self.lab.port("h1/2")["state"], "Active")
+        self.lab.control("mend", a="h1", b="h2")
+        self.assertIn("10 iters in", self.pair("ibv_rc_pingpong", "-n", "10")[0])
+
+
+class Events(unittest.TestCase):
+    """What ibv_asyncwatch sees."""
+
+    def setUp(self):
+        self.lab = self.enterContext(Lab())
+        self.manager = self.lab.opensm(1, 2)
+        self.watch = self.lab.start("h2", "ibv_asyncwatch", "-d", "softhca0", output=subprocess.PIPE)
+        self.assertIn("async event FD", self.watch.stdout.readline())
+
+    def expect(self, event):
+        for line in self.watch.stdout:
+            if event in line:
+                return
+        self.fail(f"ibv_asyncwatch ended without {event}")
+
+    def test_flap(self):
+        downs = self.lab.port("h2/1")["counters"]["link_downed"]
+        self.lab.control("flap", end="h1/2", ms=30)
+        self.expect("IBV_EVENT_PORT_ERR (10), port 1")
+        wait_for(lambda: self.lab.port("h2/1")["state"] == "Init", "the link comes back")
+        for end in "h1/2", "h2/1":
+            self.assertEqual(self.lab.port(end)["counters"]["link_downed"], downs + 1)
+
+    def test_flaps_again_and_again(self):
+        """Each of many flaps is seen, by both ends, and the last one heals."""
+        for _ in range(20):
+            self.lab.control("flap", a="h1", b="h2", ms=1)
+            wait_for(lambda: self.lab.port("h2/1")["state"] == "Init", "the link comes back")
+        self.assertEqual(self.lab.port("h1/2")["counters"]["link_downed"], 20)
+
+    def test_reset(self):
+        self.lab.control("reset", host="h2")
+        self.expect("IBV_EVENT_DEVICE_FATAL")
+        port = self.lab.port("h2/1")
+        self.assertEqual((port["state"], port["lid"], port["sm_lid"]), ("Init", 0, 0))
+        self.assertEqual(self.lab.port("h1/2")["state"], "Init")  # the neighbour has seen the link go
+
+
+class LabFiles(unittest.TestCase):
+    """What is wrong with a lab file is said with its place, and nothing is left behind."""
+
+    def test_errors(self):
+        host = '{"name": "a", "hcas": [{"ports": 2}]}'
+        for text, words in (
+                ("", "not JSON"),
+                ('{"hosts": []}', '"cables" is missing'),
+                (f'{{"hosts": [{host}], "cables": [["a/1", "a/3"]]}}', 'cables[0]: end "a/3": the HCA has no such port'),
+                (f'{{"hosts": [{host}], "cables": [["a/1", "b/1"]]}}', 'cables[0]: there is no host "b"'),
+                (f'{{"hosts": [{host}], "cables": [], "colour": 1}}', 'unknown key "colour"')):
+            with self.subTest(text):
+                with softhca_lab.tempfile.TemporaryDirectory() as directory:
+                    path = os.path.join(directory, "lab.json")
+                    with open(path, "w", encoding="utf-8") as file:
+                        file.write(text)
+                    result = subprocess.run([os.path.join(softhca_lab.BUILD, "softhca"), "--lab", path, "--socket",
+                                             os.path.join(directory, "hca")], capture_output=True, text=True,
+                                            timeout=30, check=False)
+                    self.assertEqual(result.returncode, 2, result.stderr)
+                    self.assertIn(f"softhca: {path}: ", result.stderr)
+                    self.assertIn(words, result.stderr)
+                    self.assertEqual(os.listdir(directory), ["lab.json"])
+
+
+if __name__ == "__main__":
+    softhca_lab.main()
