@@ -290,6 +290,10 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
       cable_down(*self, detector, reason);
     };
     callbacks.changed = [this, self] { cable_changed(*self); };
+    callbacks.noted = [this, self](const std::string& text) {
+      record_(EventLevel::info, "cable-subnet", fmt::format("{}: {}", self->name, text),
+              {{"port", self->index.value() + 1}});
+    };
     // The only place that asks for the link layer.
     if (device.query_port(device_port).link_layer == IBV_LINK_LAYER_ETHERNET) {
       port->cable = make_ethernet_cable(io_, device, {device_port, identity}, resources, callbacks);

@@ -91,6 +91,8 @@ class Cable {
     /// came, because the other end did not get that far.
     std::function<void(const std::string& detector, const std::string& reason)> down;
     std::function<void()> changed;  ///< status() has changed
+    /// Something that people may want to read later, a sentence.
+    std::function<void(const std::string& text)> noted;
   };
 
   virtual ~Cable() = default;

@@ -189,6 +189,12 @@ std::uint8_t PortInfo::operational_vls() const {
 std::uint8_t PortInfo::subnet_timeout() const {
   return narrow<std::uint8_t>(field(IB_PORT_SUBN_TIMEOUT_F));
 }
+std::uint8_t PortInfo::vl_arbitration_low_cap() const {
+  return narrow<std::uint8_t>(field(IB_PORT_VL_ARBITRATION_LOW_CAP_F));
+}
+std::uint8_t PortInfo::vl_arbitration_high_cap() const {
+  return narrow<std::uint8_t>(field(IB_PORT_VL_ARBITRATION_HIGH_CAP_F));
+}
 std::uint8_t PortInfo::guid_cap() const {
   return narrow<std::uint8_t>(field(IB_PORT_GUID_CAP_F));
 }
@@ -206,6 +212,48 @@ std::uint8_t PortInfo::local_port() const {
 }
 bool PortInfo::client_reregister() const {
   return field(IB_PORT_CLIENT_REREG_F) != 0;
+}
+
+std::string_view link_width(const PortInfo& info) {
+  switch (info.link_width_active()) {
+    case 1:
+      return "1x";
+    case 2:
+      return "4x";
+    case 4:
+      return "8x";
+    case 8:
+      return "12x";
+    case 16:
+      return "2x";
+    default:
+      return "unknown";
+  }
+}
+
+std::string_view lane_speed(const PortInfo& info) {
+  switch (info.link_speed_ext_active()) {
+    case 1:
+      return "14 Gbit/s";
+    case 2:
+      return "25 Gbit/s";
+    case 4:
+      return "50 Gbit/s";
+    case 8:
+      return "100 Gbit/s";
+    default:
+      break;
+  }
+  switch (info.link_speed_active()) {
+    case 1:
+      return "2.5 Gbit/s";
+    case 2:
+      return "5 Gbit/s";
+    case 4:
+      return "10 Gbit/s";
+    default:
+      return "unknown";
+  }
 }
 
 void PortInfo::set_m_key(std::uint64_t key) {
@@ -249,6 +297,10 @@ void PortInfo::set_client_reregister(bool on) {
 }
 void PortInfo::set_m_key_protection(std::uint8_t bits) {
   set_field(IB_PORT_MKEY_PROT_BITS_F, bits);
+}
+void PortInfo::set_error_thresholds(std::uint8_t local_physical, std::uint8_t overrun) {
+  set_field(IB_PORT_LOCAL_PHYS_ERR_F, local_physical);
+  set_field(IB_PORT_OVERRUN_ERR_F, overrun);
 }
 void PortInfo::set_m_key_lease(std::chrono::seconds lease) {
   set_field(IB_PORT_MKEY_LEASE_F, narrow<std::uint16_t>(static_cast<std::uint32_t>(lease.count())));

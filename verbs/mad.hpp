@@ -6,7 +6,7 @@
 // come out in types with units. Field positions are libibmad's where it has them.
 //
 // InfiniBand Architecture Specification, volume 1, release 1.4: 13.4 (common header), 14.2 (subnet
-// management), 15.2 (administration, in verbs/sa_mad.hpp), 16.5 (vendor classes).
+// management), 16.5 (vendor classes). Administration (15.2) is where the administrator is.
 #pragma once
 
 #include <array>
@@ -130,6 +130,7 @@ class Mad {
   // Subnet management (classes 0x01 and 0x81).
   [[nodiscard]] bool is_subnet_management() const;
   [[nodiscard]] std::uint64_t m_key() const { return get<8>(24); }
+  void set_m_key(std::uint64_t key) { put<8>(24, key); }
   [[nodiscard]] std::uint8_t hop_count() const { return bytes_[7]; }
   [[nodiscard]] std::span<const std::uint8_t, 64> smp_data() const {
     return std::span<const std::uint8_t, kSize>(bytes_).subspan<64, 64>();
@@ -235,6 +236,8 @@ class PortInfo : public SmpAttribute {
   [[nodiscard]] std::uint8_t vl_cap() const;  ///< 1: VL0, 2: VL0-1, 3: VL0-3, 4: VL0-7, 5: VL0-14
   [[nodiscard]] std::uint8_t operational_vls() const;
   [[nodiscard]] std::uint8_t subnet_timeout() const;
+  [[nodiscard]] std::uint8_t vl_arbitration_low_cap() const;   ///< entries of the low-priority table
+  [[nodiscard]] std::uint8_t vl_arbitration_high_cap() const;  ///< of the high-priority one
   [[nodiscard]] std::uint8_t guid_cap() const;
   [[nodiscard]] std::uint8_t link_width_active() const;      ///< 1: 1x, 2: 4x, 4: 8x, 8: 12x, 16: 2x
   [[nodiscard]] std::uint8_t link_speed_active() const;      ///< 1: 2.5, 2: 5, 4: 10 Gbit/s a lane
@@ -256,10 +259,16 @@ class PortInfo : public SmpAttribute {
   void set_subnet_timeout(std::uint8_t timeout);
   void set_client_reregister(bool on);
   void set_m_key_protection(std::uint8_t bits);
+  /// How many errors of the link's physical layer, and overruns of receive buffers, raise a trap; 0..15.
+  void set_error_thresholds(std::uint8_t local_physical, std::uint8_t overrun);
   void set_m_key_lease(std::chrono::seconds lease);  ///< 0..65535; 0 for ever
   /// Width and speed stay as they are whatever the rest of a Set does.
   void keep_link_width_and_speed();
 };
+
+/// For people: "4x", and "25 Gbit/s" of each lane.
+[[nodiscard]] std::string_view link_width(const PortInfo& info);
+[[nodiscard]] std::string_view lane_speed(const PortInfo& info);
 
 enum class SmState : std::uint8_t { not_active = 0, discovering = 1, standby = 2, master = 3 };
 [[nodiscard]] std::string_view to_string(SmState state);
@@ -313,6 +322,20 @@ class GuidInfo : public SmpAttribute {
   static constexpr std::size_t kBlock = 8;
   [[nodiscard]] Guid guid(std::size_t index) const {
     return Guid{load_big_endian<8>(bytes_, 8 * (index % kBlock))};
+  }
+};
+
+/// 14.2.5.8: the virtual lane of each of the 16 service levels, for what an adapter sends.
+class SlToVlTable : public SmpAttribute {
+ public:
+  using SmpAttribute::SmpAttribute;
+  static constexpr std::size_t kServiceLevels = 16;
+  [[nodiscard]] std::uint8_t vl(std::size_t sl) const {
+    return static_cast<std::uint8_t>(bytes_[sl % kServiceLevels / 2] >> (sl % 2 == 0 ? 4 : 0) & 0x0F);
+  }
+  void set_vl(std::size_t sl, std::uint8_t vl) {
+    std::uint8_t& byte = bytes_[sl % kServiceLevels / 2];
+    byte = static_cast<std::uint8_t>(sl % 2 == 0 ? vl << 4 | (byte & 0x0F) : (byte & 0xF0) | (vl & 0x0F));
   }
 };
 

@@ -29,6 +29,10 @@ struct MethodMask {
   }
 };
 
+constexpr int kSegmentedHeader = 56;  ///< of administration, RMPP's included
+constexpr std::size_t kRmppFlagsAt = 26;
+constexpr std::uint8_t kRmppActive = 1;
+
 std::string place(const std::string& device, std::uint8_t port) {
   return device + " port " + std::to_string(port);
 }
@@ -157,9 +161,16 @@ std::optional<MadPort::Incoming> MadPort::receive() {
       (void)umad_recv(port_, large.data(), &length, 0);
       continue;
     }
-    const auto mad = Mad::decode({static_cast<const std::uint8_t*>(umad_get_mad(umad)), Mad::kSize});
     const int status = umad_status(umad);
-    if (!mad || (status == 0 && length < static_cast<int>(Mad::kSize))) {
+    auto* bytes = static_cast<std::uint8_t*>(umad_get_mad(umad));
+    // What came in segments is as long as what it says, without padding.
+    const bool segmented = length >= kSegmentedHeader &&
+                           MadClass{bytes[1]} == MadClass::subnet_administration &&
+                           (bytes[kRmppFlagsAt] & kRmppActive) != 0;
+    if (segmented && length < static_cast<int>(Mad::kSize))
+      std::fill(bytes + length, bytes + Mad::kSize, std::uint8_t{0});
+    const auto mad = Mad::decode({bytes, Mad::kSize});
+    if (!mad || (status == 0 && length < static_cast<int>(Mad::kSize) && !segmented)) {
       ++counters_.malformed;
       continue;
     }

@@ -327,16 +327,22 @@ class InfinibandCable final : public verbs::Cable {
 
   void take(const verbs::MadPort::Incoming& incoming) {
     const verbs::Mad& mad = incoming.mad;
+    const auto tid = static_cast<std::uint32_t>(mad.tid());
     if (incoming.timed_out) {
-      if (mad.is_subnet_management()) tell(subnet::SendTimedOut{static_cast<std::uint32_t>(mad.tid())});
+      if (mad.is_subnet_management())
+        tell(subnet::SendTimedOut{tid});
+      else if (mad.management_class() == verbs::MadClass::subnet_administration)
+        tell_administrator(subnet::ReportTimedOut{tid});
       return;
     }
-    if (mad.is_subnet_management()) return tell(subnet::MadReceived{mad, incoming.source});
-    if (mad.management_class() == verbs::MadClass::subnet_administration) {
-      if (const auto answer = administrator_.handle(manager_->view(), mad))
-        mad_port_->send(answer->bytes, incoming.source);
+    if (mad.is_subnet_management()) {
+      tell(subnet::MadReceived{mad, incoming.source});
+      if (mad.method() == verbs::MadMethod::trap)
+        tell_administrator(subnet::TrapReceived{verbs::NoticeAttribute(mad.smp_data())});
       return;
     }
+    if (mad.management_class() == verbs::MadClass::subnet_administration)
+      return tell_administrator(subnet::AdministrationReceived{mad, incoming.source});
     if (mad.management_class() == verbs::MadClass::vendor_handshake && incoming.source.qpn == Qpn{1} &&
         mad.oui() == verbs::MadPort::kOui && mad.method() == verbs::MadMethod::send) {
       const auto message = verbs::handshake::decode(mad.vendor_data());
@@ -373,7 +379,7 @@ class InfinibandCable final : public verbs::Cable {
         (manager_->view().planned_own_lid != own_lid_ || manager_->view().planned_peer_lid != peer_lid_))
       link_lost("local", "the cable gets its agreed LIDs");
     for (const auto& action : actions) std::visit([this](const auto& a) { perform(a); }, action);
-    if (manager_->view().state != verbs::SmState::master) administrator_.forget();
+    tell_administrator(subnet::CableChanged{});
     follow_link();
     arm_manager_timer();
   }
@@ -382,13 +388,24 @@ class InfinibandCable final : public verbs::Cable {
     if (mad_port_->send(action.mad, action.destination, action.timeout) || action.timeout == 0ms) return;
     // As if nobody had answered: the core asks again, later.
     auto timer = std::make_shared<asio::steady_timer>(descriptor_.get_executor(), action.timeout);
-    const auto tid = static_cast<std::uint32_t>(action.mad.tid());
-    timer->async_wait([timer, handler = guarded(port_life_, [this, tid] {
-                                tell(subnet::SendTimedOut{tid});
+    timer->async_wait([timer, handler = guarded(port_life_, [this, mad = action.mad] {
+                                take({.mad = mad, .source = {}, .timed_out = true});
                               })](const boost::system::error_code& error) { handler(error); });
   }
 
-  void perform(const subnet::Notice& notice) { last_notice_ = notice.text; }
+  void perform(const subnet::Notice& notice) {
+    last_notice_ = notice.text;
+    if (callbacks_.noted) callbacks_.noted(notice.text);
+  }
+
+  // --- subnet administrator
+
+  void tell_administrator(const subnet::AdministratorEvent& event) {
+    const auto actions = administrator_.handle(now(), manager_->view(), event);
+    for (const auto& action : actions) std::visit([this](const auto& a) { perform(a); }, action);
+  }
+
+  void perform(const subnet::Answer& answer) { mad_port_->send(answer.bytes, answer.destination); }
 
   void arm_manager_timer() {
     arm(manager_timer_, manager_due_, manager_->next_timer(), subnet::TimerExpired{});
@@ -582,6 +599,10 @@ class InfinibandCable final : public verbs::Cable {
     facts["sm_state"] = verbs::to_string(view.state);
     facts["sm_state_for_ms"] = std::to_string((now() - view.state_since) / 1ms);
     if (view.own.port) {
+      facts["own_state"] = verbs::to_string(view.own.port->state());
+      facts["own_lid"] = std::to_string(view.own_lid().value());
+      facts["own_width"] = verbs::link_width(*view.own.port);
+      facts["own_lane_speed"] = verbs::lane_speed(*view.own.port);
       facts["prefix"] = hexadecimal(view.own.port->gid_prefix());
       facts["sm_lid"] = std::to_string(view.own.port->sm_lid().value());
     }
@@ -596,6 +617,8 @@ class InfinibandCable final : public verbs::Cable {
     if (view.peer.port) {
       facts["peer_lid"] = std::to_string(view.peer_lid().value());
       facts["peer_state"] = verbs::to_string(view.peer.port->state());
+      facts["peer_width"] = verbs::link_width(*view.peer.port);
+      facts["peer_lane_speed"] = verbs::lane_speed(*view.peer.port);
     }
     if (view.peer_sm) {
       facts["peer_sm_guid"] = to_string(view.peer_sm->guid());
@@ -606,6 +629,7 @@ class InfinibandCable final : public verbs::Cable {
     if (!last_down_.empty()) facts["last_down"] = last_down_;
 
     const auto& manager = view.counters;
+    const auto administrator = administrator_.counters();
     const auto& datagrams = mad_port_->counters();
     const auto& hands = handshake_->counters();
     status.counters = {{"sweeps", manager.sweeps},
@@ -618,9 +642,15 @@ class InfinibandCable final : public verbs::Cable {
                        {"elections", manager.elections},
                        {"handovers", manager.handovers},
                        {"traps", manager.traps},
-                       {"sa_queries", administrator_.counters().queries},
-                       {"sa_refused", administrator_.counters().refused},
-                       {"sa_joins", administrator_.counters().joins},
+                       {"sa_queries", administrator.queries},
+                       {"sa_refused", administrator.refused},
+                       {"sa_ignored", administrator.ignored},
+                       {"sa_joins", administrator.multicast.joins},
+                       {"sa_leaves", administrator.multicast.leaves},
+                       {"sa_traps", administrator.traps},
+                       {"sa_reports", administrator.subscriptions.reports},
+                       {"sa_reports_confirmed", administrator.subscriptions.confirmed},
+                       {"sa_reports_unconfirmed", administrator.subscriptions.unconfirmed},
                        {"mads_sent", datagrams.sent},
                        {"mads_received", datagrams.received},
                        {"mads_unsent", datagrams.unsent},

@@ -26,14 +26,21 @@
 // not tell (other end's reset, adapters that are silent about Initialize). A lost datagram is asked for again
 // after a time that doubles; an answer to an earlier attempt is not waited for, the requests are idempotent.
 //
+// Tables. P_Keys get 0xFFFF where it is missing, and service levels a lane that the cable has; other tables
+// (GUIDs, VL arbitration) are read for the administrator, and left as they are: with one service level in use
+// there is nothing to arbitrate. They are read when the cable is Active, which waits for none of it.
+//
+// M_Key. None by default. With one, whoever does not know it may look at the ports and not set them; a key
+// that is found on a port and can be read is used, and replaced by the own one.
+//
 // LIDs. Agreed ones where both hosts are known; until then what the ports carry already, if it is usable (a
 // restarted daemon changes nothing), else provisional ones from a range above the agreed ones.
 //
 // Specification: InfiniBand Architecture, volume 1: 14.2.5 (attributes), 14.4 (states of a subnet manager,
 // table of control packets), 7.2.7 (link states). Departures: a STANDBY does not take over by missed polls
 // alone, as said above; a MASTER that finds another MASTER that wins steps down by itself instead of waiting
-// for its HANDOVER; there is no M_Key (one that is found on a port is used, and removed); the SM_Key is 1,
-// without which OpenSM, whose default that is, does not take part in an election.
+// for its HANDOVER; the SM_Key is 1, without which OpenSM, whose default that is, does not take part in an
+// election.
 //
 // Threading: none. A value; see style of handle() and next_timer().
 #include "fabricd/subnet/subnet_manager.hpp"
@@ -52,6 +59,7 @@ using verbs::NodeInfo;
 using verbs::PkeyTable;
 using verbs::PortInfo;
 using verbs::PortState;
+using verbs::SlToVlTable;
 using verbs::SmAttribute;
 using verbs::SmControl;
 using verbs::SmInfo;
@@ -82,8 +90,17 @@ constexpr auto kHungMaster = 5s;
 constexpr auto kHandoverWait = 1s;
 /// 4.096 us * 2^18 = 1 s, OpenSM's value.
 constexpr std::uint8_t kSubnetTimeout = 18;
+/// Traps about a bad cable come after so many errors; OpenSM's value.
+constexpr std::uint8_t kErrorThreshold = 8;
+/// Everybody may look at a port, and whoever has the M_Key may set it; a minute after a manager was refused
+/// the key can be read, so that one whose key is lost does not lock the cable for ever.
+constexpr std::uint8_t kProtectSets = 1;
+constexpr auto kMkeyLease = 60s;
+constexpr std::uint16_t kTrapLocalChange = 144;
 constexpr std::uint32_t kCapabilityClientReregister = 1U << 25;
 constexpr std::uint16_t kDefaultPkey = 0xFFFF;
+/// Entries of a block of VL arbitration.
+constexpr unsigned kVlArbitrationBlock = 32;
 constexpr std::uint16_t kFullMember = 0x8000;
 
 constexpr std::uint64_t kSmKey = 1;
@@ -104,6 +121,12 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 constexpr std::uint64_t hash_of_ends(Guid one, Guid other) {
   const std::uint64_t low = std::min(one, other).value(), high = std::max(one, other).value();
   return mix(mix(low + 0x9E3779B97F4A7C15U) + high);
+}
+
+/// Of the code in PortInfo.
+unsigned data_lanes(std::uint8_t operational_vls) {
+  constexpr std::array<unsigned, 6> kLanes{1, 1, 2, 4, 8, 15};
+  return operational_vls < kLanes.size() ? kLanes[operational_vls] : kLanes.back();
 }
 
 bool overlap(Lid one, Lid other, std::uint8_t lmc) {
@@ -354,8 +377,16 @@ bool SubnetManager::obey(SmControl control, const SmInfo& sender) {
 void SubnetManager::on_trap(const Mad& trap, const MadAddress& source) {
   ++view_.counters.traps;
   if (view_.state != SmState::master) return;
-  actions_.emplace_back(SendMad{verbs::response_to(trap), source});
-  if (view_.stage == Stage::settled) poll();
+  Mad repress = verbs::response_to(trap);
+  repress.set_m_key(settings_.m_key);
+  actions_.emplace_back(SendMad{repress, source});
+  if (view_.stage != Stage::settled) return;
+  const verbs::NoticeAttribute notice(trap.smp_data());
+  if (notice.is_generic() && notice.trap() == kTrapLocalChange)
+    for (const Target target : {Target::own, Target::peer})
+      if (overlap(notice.issuer(), end(target).port->lid(), end(target).port->lmc()))
+        ask({.target = target, .attribute = SmAttribute::node_description});
+  poll();
 }
 
 // --- answers -----------------------------------------------------------------------------------------------
@@ -390,13 +421,18 @@ void SubnetManager::on_response(const Request& request, const Mad& response) {
       from.description = verbs::node_description(data);
       return;
     case SmAttribute::pkey_table:
-      return on_pkey_table(request.target, PkeyTable(data));
+      return on_pkey_table(request, PkeyTable(data));
+    case SmAttribute::guid_info:
+      from.guids[static_cast<std::uint16_t>(request.modifier)] = verbs::GuidInfo(data);
+      return;
+    case SmAttribute::sl_to_vl_table:
+      return on_sl_to_vl(request.target, SlToVlTable(data));
+    case SmAttribute::vl_arbitration_table:
+      from.vl_arbitration[static_cast<std::uint16_t>(request.modifier >> 16)] = verbs::SmpAttribute(data);
+      return;
     case SmAttribute::sm_info:
       return on_peer_sm_info(request, SmInfo(data));
     case SmAttribute::notice:
-    case SmAttribute::guid_info:
-    case SmAttribute::sl_to_vl_table:
-    case SmAttribute::vl_arbitration_table:
       return;
   }
 }
@@ -467,21 +503,39 @@ void SubnetManager::on_peer_sm_info(const Request& request, const SmInfo& info) 
   }
 }
 
-void SubnetManager::on_pkey_table(Target target, const PkeyTable& table) {
-  end(target).pkeys = table;
-  if (view_.state != SmState::master) return;
-  const auto present = [&](std::size_t i) { return (table.pkey(i) | kFullMember) == kDefaultPkey; };
-  std::size_t free = PkeyTable::kBlock;
-  for (std::size_t i = 0; i < PkeyTable::kBlock; ++i) {
-    if (present(i)) return;
-    if ((table.pkey(i) & ~kFullMember) == 0) free = std::min(free, i);
-  }
-  if (free == PkeyTable::kBlock) free = 0;
-  PkeyTable repaired = table;
-  repaired.set_pkey(free, kDefaultPkey);
-  ask({.target = target,
+void SubnetManager::on_pkey_table(const Request& request, const PkeyTable& table) {
+  auto& tables = end(request.target).pkeys;
+  tables[static_cast<std::uint16_t>(request.modifier)] = table;
+  if (view_.state != SmState::master || asking(request.target, SmAttribute::pkey_table)) return;
+  // All blocks are known. The default partition must be in one of them.
+  std::optional<std::pair<std::uint16_t, std::size_t>> free;  // block, and index there
+  for (const auto& [block, pkeys] : tables)
+    for (std::size_t i = 0; i < PkeyTable::kBlock; ++i) {
+      if ((pkeys.pkey(i) | kFullMember) == kDefaultPkey) return;
+      if ((pkeys.pkey(i) & ~kFullMember) == 0 && !free) free = {block, i};
+    }
+  const auto [block, i] = free.value_or(std::pair(std::uint16_t{0}, std::size_t{0}));
+  PkeyTable repaired = tables[block];
+  repaired.set_pkey(i, kDefaultPkey);
+  ask({.target = request.target,
        .method = MadMethod::set,
        .attribute = SmAttribute::pkey_table,
+       .modifier = block,
+       .payload = repaired});
+}
+
+void SubnetManager::on_sl_to_vl(Target target, const SlToVlTable& table) {
+  end(target).sl_to_vl = table;
+  if (view_.state != SmState::master) return;
+  // A service level on a lane that the cable does not have is dropped by the adapter, without a word.
+  const unsigned lanes = data_lanes(end(target).port->operational_vls());
+  SlToVlTable repaired = table;
+  for (std::size_t sl = 0; sl < SlToVlTable::kServiceLevels; ++sl)
+    if (table.vl(sl) >= lanes) repaired.set_vl(sl, static_cast<std::uint8_t>(sl % lanes));
+  if (repaired == table) return;
+  ask({.target = target,
+       .method = MadMethod::set,
+       .attribute = SmAttribute::sl_to_vl_table,
        .payload = repaired});
 }
 
@@ -489,8 +543,10 @@ void SubnetManager::on_unanswered(const Request& request) {
   if (request.blocking) {
     // A manager that claims to be there and does not answer is taken for none.
     if (request.attribute == SmAttribute::sm_info) return;
-    return back_off(request.target == Target::own ? "the own port does not answer subnet management"
-                                                  : "the other end does not answer subnet management");
+    std::string reason = request.target == Target::own ? "the own port" : "the other end";
+    reason += " does not answer subnet management";
+    if (request.method == MadMethod::set) reason += ", and may be protected by another manager's M_Key";
+    return back_off(std::move(reason));
   }
   const bool adapter_answers = now_ - view_.peer_seen < kImpatience;
   if (view_.stage == Stage::settled && view_.state == SmState::standby &&
@@ -514,9 +570,17 @@ void SubnetManager::become(SmState state) {
   if (view_.state == state) return;
   // A new master knows nothing of what clients had told the old one.
   if (state == SmState::master) reregister_ = true;
+  // It looks at the ports' tables itself, and repairs them.
+  if (state == SmState::master)
+    for (End* end : {&view_.own, &view_.peer}) {
+      end->pkeys.clear();
+      end->sl_to_vl.reset();
+    }
   if (state == SmState::standby) master_seen_ = now_;
   view_.state = state;
   view_.state_since = now_;
+  if (state == SmState::master) note(Notice::Level::info, "this end is the cable's subnet manager");
+  if (state == SmState::standby) note(Notice::Level::info, "the other end is the cable's subnet manager");
 }
 
 void SubnetManager::go_down() {
@@ -697,8 +761,24 @@ void SubnetManager::poll() {
 
 void SubnetManager::take_inventory() {
   for (const Target target : {Target::own, Target::peer}) {
-    if (end(target).description.empty()) ask({.target = target, .attribute = SmAttribute::node_description});
-    if (!end(target).pkeys) ask({.target = target, .attribute = SmAttribute::pkey_table});
+    const End& known = end(target);
+    if (!known.node || !known.port) continue;  // told to stand by before it was known who is there
+    if (known.description.empty()) ask({.target = target, .attribute = SmAttribute::node_description});
+    const auto blocks = [](unsigned entries, std::size_t size) {
+      return static_cast<std::uint16_t>(std::max<std::size_t>(1, (entries + size - 1) / size));
+    };
+    for (std::uint16_t block = 0; block < blocks(known.node->partition_cap(), PkeyTable::kBlock); ++block)
+      if (!known.pkeys.contains(block))
+        ask({.target = target, .attribute = SmAttribute::pkey_table, .modifier = block});
+    for (std::uint16_t block = 0; block < blocks(known.port->guid_cap(), verbs::GuidInfo::kBlock); ++block)
+      if (!known.guids.contains(block))
+        ask({.target = target, .attribute = SmAttribute::guid_info, .modifier = block});
+    if (!known.sl_to_vl) ask({.target = target, .attribute = SmAttribute::sl_to_vl_table});
+    const unsigned low = known.port->vl_arbitration_low_cap(), high = known.port->vl_arbitration_high_cap();
+    for (const auto& [block, exists] : {std::pair(1U, low > 0), std::pair(2U, low > kVlArbitrationBlock),
+                                        std::pair(3U, high > 0), std::pair(4U, high > kVlArbitrationBlock)})
+      if (exists && !known.vl_arbitration.contains(static_cast<std::uint16_t>(block)))
+        ask({.target = target, .attribute = SmAttribute::vl_arbitration_table, .modifier = block << 16});
   }
 }
 
@@ -741,9 +821,9 @@ PortInfo SubnetManager::plan(Target target) const {
   info.set_physical_state(0);  // no change
   info.keep_link_width_and_speed();
   info.set_link_down_default(PortInfo::kPhysicalPolling);
-  info.set_m_key(0);
-  info.set_m_key_protection(0);
-  info.set_m_key_lease(0s);
+  info.set_m_key(settings_.m_key);
+  info.set_m_key_protection(settings_.m_key == 0 ? 0 : kProtectSets);
+  info.set_m_key_lease(settings_.m_key == 0 ? 0s : kMkeyLease);
   info.set_gid_prefix(view_.prefix);
   info.set_lid(target == Target::own ? own : peer);
   info.set_lmc(settings_.lmc);
@@ -752,6 +832,7 @@ PortInfo SubnetManager::plan(Target target) const {
   info.set_subnet_timeout(kSubnetTimeout);
   info.set_neighbor_mtu(std::min(view_.own.port->mtu_cap(), view_.peer.port->mtu_cap()));
   info.set_operational_vls(std::min(view_.own.port->vl_cap(), view_.peer.port->vl_cap()));
+  info.set_error_thresholds(kErrorThreshold, kErrorThreshold);
   info.set_client_reregister(reregister_ && (info.capability_mask() & kCapabilityClientReregister) != 0 &&
                              end(target).port->state() >= PortState::armed);
   return info;
@@ -793,11 +874,9 @@ SmInfo SubnetManager::own_sm_info() const {
 void SubnetManager::ask(Request request) {
   const std::uint8_t egress = request.target == Target::own ? 0 : settings_.port;
   Mad mad = verbs::directed_route_request(request.method, request.attribute, request.modifier, egress);
-  if (request.method == MadMethod::set) {
-    request.payload.store(mad);
-    const auto& port = end(request.target).port;
-    if (port && port->m_key() != 0) verbs::store_big_endian<8>(mad.bytes(), 24, port->m_key());
-  }
+  if (request.method == MadMethod::set) request.payload.store(mad);
+  const auto& port = end(request.target).port;
+  mad.set_m_key(port && port->m_key() != 0 ? port->m_key() : settings_.m_key);
   const std::uint32_t tid = next_tid_++;
   mad.set_tid(tid);
   const auto timeout =

@@ -25,6 +25,8 @@ struct Settings {
   std::uint8_t priority = 8;
   std::map<Guid, Lid> base_lids;  ///< ring-wide agreement, by host GUID; may be empty or partial
   std::uint8_t lmc = 1;
+  /// Protects both ports against being set by managers that do not know it. 0: none.
+  std::uint64_t m_key = 0;
   bool manage = true;  ///< false: another program of this host manages the cable; only watch
   std::uint32_t first_tid = 1;
 };
@@ -86,8 +88,12 @@ enum class Stage : std::uint8_t {
 struct End {
   std::optional<verbs::NodeInfo> node;
   std::optional<verbs::PortInfo> port;
-  std::optional<verbs::PkeyTable> pkeys;
   std::string description;
+  // Tables that only the administrator wants, by block; read when the cable is Active.
+  std::map<std::uint16_t, verbs::PkeyTable> pkeys;
+  std::map<std::uint16_t, verbs::GuidInfo> guids;
+  std::map<std::uint16_t, verbs::SmpAttribute> vl_arbitration;  ///< blocks 1, 2: low priority; 3, 4: high
+  std::optional<verbs::SlToVlTable> sl_to_vl;
 };
 
 struct Counters {
@@ -174,7 +180,8 @@ class SubnetManager {
   void on_response(const Request& request, const verbs::Mad& response);
   void on_port_info(const Request& request, const verbs::PortInfo& info);
   void on_peer_sm_info(const Request& request, const verbs::SmInfo& info);
-  void on_pkey_table(Target target, const verbs::PkeyTable& table);
+  void on_pkey_table(const Request& request, const verbs::PkeyTable& table);
+  void on_sl_to_vl(Target target, const verbs::SlToVlTable& table);
   void on_unanswered(const Request& request);
 
   // --- the sweep: each enters a stage and asks what that stage waits for

@@ -126,6 +126,12 @@ class Lab:
         return subprocess.run(command, env=self.environment(host), stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL, text=True, timeout=DEADLINE, check=False).stdout
 
+    def outcome(self, host, *command, timeout=DEADLINE):
+        """Runs a program on a host to its end, however it ends; its exit status, and all that it printed."""
+        result = subprocess.run(command, env=self.environment(host), stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False)
+        return result.returncode, result.stdout
+
     def run(self, host, *command, status=0):
         """Runs a program that must succeed, or fail where status is 1; what it printed (where it must fail, on
         standard error too)."""

@@ -304,6 +304,63 @@ TEST(SubnetManager, RemovesAForeignMkey) {
   EXPECT_EQ(cable.sides[1].sma.port.m_key(), 0U);
 }
 
+TEST(SubnetManager, ProtectsPortsByMkey) {
+  Cable cable = make_cable();
+  for (auto& side : cable.sides) side.sma.hides_m_key = true;
+  Settings settings;
+  settings.m_key = 0xBEEF;
+  cable.plug();
+  cable.start(0, settings);
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  for (const auto& side : cable.sides) EXPECT_EQ(side.sma.port.m_key(), 0xBEEFU);
+  // Somebody without the key changes nothing, and is told why.
+  cable.kill(0);
+  cable.start(1);
+  cable.run(3s);
+  EXPECT_EQ(cable.sides[0].sma.port.m_key(), 0xBEEFU);
+  cable.unplug();
+  cable.plug();
+  cable.run(3s);
+  EXPECT_FALSE(cable.ports_active());
+  EXPECT_NE(cable.view(1).reason.find("M_Key"), std::string::npos) << cable.view(1).reason;
+  // Who knows it takes over.
+  cable.kill(1);
+  cable.start(1, settings);
+  EXPECT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+}
+
+TEST(SubnetManager, GivesServiceLevelsALaneThatExists) {
+  Cable cable = make_cable();
+  for (std::size_t sl = 0; sl < 16; ++sl) cable.sides[1].sma.sl_to_vl.set_vl(sl, 15);
+  cable.sides[1].sma.sl_to_vl.set_vl(3, 2);
+  cable.plug();
+  cable.start(0);
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  cable.run(100ms);
+  const auto& repaired = cable.sides[1].sma.sl_to_vl;
+  EXPECT_EQ(repaired.vl(0), 0);
+  EXPECT_EQ(repaired.vl(9), 1) << "there are eight";
+  EXPECT_EQ(repaired.vl(3), 2) << "as it was";
+  EXPECT_EQ(*cable.view(0).peer.sl_to_vl, repaired);
+}
+
+TEST(SubnetManager, ReadsADescriptionAgainWhenTheAdapterSaysThatItChanged) {
+  Cable cable = make_cable();
+  cable.plug();
+  cable.start(0);
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  cable.run(100ms);
+  EXPECT_EQ(cable.view(0).peer.description, "n");
+  cable.sides[1].sma.description = 'm';
+  Mad trap(verbs::MadClass::subnet_lid_routed, MadMethod::trap, 2, 0);
+  trap.smp_data()[0] = 0x84;
+  verbs::store_big_endian<2>(trap.smp_data(), 4, 144);
+  verbs::store_big_endian<2>(trap.smp_data(), 6, cable.sides[1].sma.port.lid().value());
+  cable.give(0, MadReceived{trap, {}});
+  cable.run(10ms);
+  EXPECT_EQ(cable.view(0).peer.description, "m");
+}
+
 // An adapter that does not do what it is told must not be told again and again.
 TEST(SubnetManager, AcceptsThatAPortHasNoLmc) {
   Cable cable = make_cable();

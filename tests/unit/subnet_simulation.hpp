@@ -33,9 +33,12 @@ struct Sma {
   NodeInfo node;
   PortInfo port;
   PkeyTable pkeys;
+  verbs::SlToVlTable sl_to_vl;
+  std::uint8_t description = 'n';
   unsigned sets = 0;
   unsigned reregistrations = 0;
   bool supports_lmc = true;
+  bool hides_m_key = false;  ///< protection level 1
 
   Sma(Guid node_guid, Guid port_guid, std::uint8_t number) {
     std::array<std::uint8_t, 64> bytes{};
@@ -44,6 +47,7 @@ struct Sma {
     verbs::store_big_endian<8>(bytes, 4, node_guid.value());
     verbs::store_big_endian<8>(bytes, 12, node_guid.value());
     verbs::store_big_endian<8>(bytes, 20, port_guid.value());
+    verbs::store_big_endian<2>(bytes, 28, 32);  // PartitionCap
     bytes[36] = number;
     node = NodeInfo(std::span<const std::uint8_t, 64>(bytes));
     bytes = {};
@@ -53,6 +57,9 @@ struct Sma {
     bytes[37] = 0x40;  // VLCap VL0-7
     bytes[62] = 0x20;  // 25 Gbit/s a lane
     bytes[41] = 0x05;  // MTUCap 4096
+    bytes[39] = 8;     // VLArbitrationHighCap
+    bytes[40] = 8;     // VLArbitrationLowCap
+    bytes[50] = 8;     // GUIDCap
     port = PortInfo(std::span<const std::uint8_t, 64>(bytes));
     port.set_state(PortState::down);
     pkeys.set_pkey(0, 0xFFFF);
@@ -70,8 +77,18 @@ struct Sma {
     port = PortInfo(std::span<const std::uint8_t, 64>(bytes));
   }
 
-  /// Nothing for what a subnet manager has to answer.
+  /// Nothing for what a subnet manager has to answer, and for a Set with the wrong M_Key.
   std::optional<Mad> answer(const Mad& request) {
+    if (port.m_key() != 0 && request.m_key() != port.m_key()) {
+      if (request.method() == MadMethod::set) return std::nullopt;
+      if (SmAttribute{request.attribute()} == SmAttribute::port_info && hides_m_key) {
+        Mad response = verbs::response_to(request);
+        PortInfo shown = port;
+        shown.set_m_key(0);
+        shown.store(response);
+        return response;
+      }
+    }
     Mad response = verbs::response_to(request);
     const bool set = request.method() == MadMethod::set;
     switch (SmAttribute{request.attribute()}) {
@@ -79,12 +96,22 @@ struct Sma {
         node.store(response);
         break;
       case SmAttribute::node_description:
-        response.smp_data()[0] = 'n';
+        response.smp_data()[0] = description;
         break;
       case SmAttribute::pkey_table:
         if (set) pkeys = PkeyTable(request.smp_data());
         pkeys.store(response);
         break;
+      case SmAttribute::guid_info:
+        verbs::store_big_endian<8>(response.smp_data(), 0,
+                                   request.modifier() == 0 ? node.port_guid().value() : 0);
+        break;
+      case SmAttribute::sl_to_vl_table:
+        if (set) sl_to_vl = verbs::SlToVlTable(request.smp_data());
+        sl_to_vl.store(response);
+        break;
+      case SmAttribute::vl_arbitration_table:
+        break;  // empty
       case SmAttribute::port_info: {
         if (set) response.set_status(set_port(PortInfo(request.smp_data())));
         port.store(response);

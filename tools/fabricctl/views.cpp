@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <boost/json/array.hpp>
+#include <cstdlib>
 
 #include "tools/fabricctl/table.hpp"
 #include "tools/fabricctl/units.hpp"
@@ -192,6 +193,37 @@ std::string view_ports(const json::object& answer, bool coloured) {
   return out;
 }
 
+namespace {
+
+/// InfiniBand cables are subnets: who manages them since when, and how it goes.
+std::string view_subnets(const json::object& answer, bool coloured) {
+  Table table(
+      {">PORT", "PORTS", "LIDS", "WIDTH", "LANE", "MANAGER", "SINCE", ">SWEEPS", ">ERRORS", "OTHER END"});
+  bool any = false;
+  for (const auto& value : array_of(answer, "cables")) {
+    const json::object& cable = value.as_object();
+    const json::object &facts = object_of(cable, "facts"), &counters = object_of(cable, "counters");
+    if (text_of(cable, "link_layer") != "InfiniBand" || text_of(facts, "peer_port_guid").empty()) continue;
+    any = true;
+    const std::string manager = text_of(facts, "sm"), state = text_of(facts, "sm_state");
+    table.row({port_of(cable, "port"),
+               fmt::format("{}, {}", text_of(facts, "own_state"), text_of(facts, "peer_state")),
+               fmt::format("{}, {}", text_of(facts, "own_lid"), text_of(facts, "peer_lid")),
+               text_of(facts, "own_width"),
+               text_of(facts, "own_lane_speed"),
+               {manager.empty() ? state : manager, manager.empty() ? Colour::bad : Colour::good},
+               show_age(std::strtod(text_of(facts, "sm_state_for_ms").c_str(), nullptr) / 1000),
+               number_text(counters, "sweeps"),
+               std::to_string(count_of(counters, "smp_errors") + count_of(counters, "smp_timeouts") +
+                              count_of(counters, "mads_malformed") + count_of(counters, "mads_unsent")),
+               fmt::format("{} port {}, {}", text_of(facts, "peer_description"), text_of(facts, "peer_port"),
+                           text_of(facts, "peer_port_guid"))});
+  }
+  return any ? "\n" + table.render(coloured) : "";
+}
+
+}  // namespace
+
 std::string view_cables(const json::object& answer, bool coloured) {
   Table table({">PORT", "DEVICE", "STATE", "NEIGHBOUR", ">COST", "RATE", ">MTU", "SINCE", "PREFIX"});
   std::string notes;
@@ -220,7 +252,7 @@ std::string view_cables(const json::object& answer, bool coloured) {
                            text_of(cable, "last_detector"), text_of(cable, "last_reason"));
     }
   }
-  return table.render(coloured) + notes;
+  return table.render(coloured) + notes + view_subnets(answer, coloured);
 }
 
 std::string view_routes(const json::object& answer, bool coloured) {
