@@ -128,7 +128,7 @@ class Lab:
 
     def outcome(self, host, *command, timeout=DEADLINE):
         """Runs a program on a host to its end, however it ends; its exit status, and all that it printed."""
-        result = subprocess.run(command, env=self.environment(host), stdout=subprocess.PIPE,
+        result = subprocess.run(command, env=self.environment(host), cwd=self.directory.name, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False)
         return result.returncode, result.stdout
 

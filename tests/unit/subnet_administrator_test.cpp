@@ -374,7 +374,7 @@ TEST_F(Services, KeyProtects) {
   EXPECT_EQ(status(answer(service(MadMethod::remove, 7, 100, 5), 0x11)), 0);
   EXPECT_EQ(status(answer(service(MadMethod::remove, 7, 100, 5))), 0x0300);
   EXPECT_EQ(status(answer(service(MadMethod::set, 7, 100, 5))), 0);
-  EXPECT_EQ(status(answer(service(MadMethod::remove, 7, 100, 0))), 0) << "the port's own";
+  EXPECT_EQ(status(answer(service(MadMethod::remove, 7, 100, 0))), 0) << "its own port needs no key";
   EXPECT_EQ(status(answer(service(MadMethod::set, 7, 100, 5, kId))), 0x0200) << "without a GID";
 }
 

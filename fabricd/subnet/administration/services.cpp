@@ -22,8 +22,7 @@ constexpr std::uint16_t kLayout[] = {64, 128, 16, 16, 32, 128, 512, 8,  8,  8,  
                                      8,  8,   8,  8,  8,  8,   8,   8,  8,  8,  16, 16, 16,
                                      16, 16,  16, 16, 16, 32,  32,  32, 32, 64, 64};
 constexpr std::uint64_t kId = bit(0), kGid = bit(1), kPkey = bit(2), kLease = bit(4);
-constexpr std::size_t kSize = 176, kGidAt = 8, kPkeyAt = 24, kReservedAt = 26, kLeaseAt = 28, kKeyAt = 32,
-                      kKeySize = 16;
+constexpr std::size_t kSize = 176, kPkeyAt = 24, kReservedAt = 26, kLeaseAt = 28, kKeyAt = 32, kKeySize = 16;
 constexpr std::size_t kIdentitySize = 26;  ///< ID, GID, P_Key
 constexpr std::uint32_t kForEver = 0xFFFFFFFF;
 /// What a neighbour may make this host keep: 1024 * 176 bytes.
@@ -42,12 +41,17 @@ Record described(const Query& query) {
   return record;
 }
 
-bool may_change(const Record& service, const Record& request, const Query& query) {
-  const auto key = key_of(service);
+std::optional<Gid> owner_of(const Query& query) {
+  const End* asker = end_of(query.view, query.source.lid);
+  return asker == nullptr ? std::nullopt : std::optional(gid_of(*asker));
+}
+
+/// Whoever has advertised a service, and whoever knows its key.
+bool may_change(const Services::Service& service, const Record& request, const Query& query) {
+  const auto key = key_of(service.record);
   if (std::all_of(key.begin(), key.end(), [](std::uint8_t byte) { return byte == 0; })) return true;
   if (std::equal(key.begin(), key.end(), key_of(request).begin())) return true;
-  const End* asker = end_of(query.view, query.source.lid);
-  return asker != nullptr && is_gid_of(query.gid_at(kGidAt), *asker);
+  return service.owner == owner_of(query);
 }
 
 void hide_key(Record& record) {
@@ -89,14 +93,14 @@ Result Services::advertise(const Query& query) {
       !is_default_partition(query.number_at<2>(kPkeyAt)))
     return {Status::invalid_request};
   const Record record = described(query);
-  Service service{record, std::nullopt};
+  Service service{record, owner_of(query), std::nullopt};
   const auto lease = load_big_endian<4>(record, kLeaseAt);
   if (lease != kForEver) service.lease_ends = query.now + std::chrono::seconds(lease);
   const auto present = find(record);
   if (present == services_.end()) {
     if (services_.size() >= kMost) return {Status::no_resources};
     services_.push_back(std::move(service));
-  } else if (may_change(present->record, record, query)) {
+  } else if (may_change(*present, record, query)) {
     *present = std::move(service);
   } else {
     return {Status::invalid_request};
@@ -111,7 +115,7 @@ Result Services::withdraw(const Query& query) {
   const Record record = described(query);
   const auto present = find(record);
   if (present == services_.end()) return {Status::no_records};
-  if (!may_change(present->record, record, query)) return {Status::invalid_request};
+  if (!may_change(*present, record, query)) return {Status::invalid_request};
   Result result{Status::ok, {std::move(present->record)}};
   services_.erase(present);
   if (!query.trusted) hide_key(result.records.front());

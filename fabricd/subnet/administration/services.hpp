@@ -11,16 +11,18 @@ namespace fabric::daemon::subnet::administration {
 
 class Services {
  public:
+  struct Service {
+    Record record;
+    std::optional<Gid> owner;             ///< the port that advertised it
+    std::optional<TimePoint> lease_ends;  ///< nothing: never
+  };
+
   [[nodiscard]] Result records(const Query& query);
   [[nodiscard]] Result advertise(const Query& query);
   [[nodiscard]] Result withdraw(const Query& query);
   void forget() { services_.clear(); }
 
  private:
-  struct Service {
-    Record record;
-    std::optional<TimePoint> lease_ends;  ///< nothing: never
-  };
   /// Drops those whose lease has run out.
   void expire(TimePoint now);
   [[nodiscard]] std::vector<Service>::iterator find(const Record& identity);
