@@ -9,17 +9,21 @@
 #include <infiniband/umad_types.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bitset>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <system_error>
+#include <vector>
 
 #include "verbs/softhca/descriptor_passing.hpp"
 #include "verbs/softhca/issm.hpp"
@@ -35,15 +39,26 @@ constexpr std::size_t kShortestMad = 36;  // as the kernel: a MAD header and roo
 
 enum { kPortDown = 1, kPortInit = 2, kPortActive = 4 };
 
+/// More than a socket carries at once.
+constexpr std::size_t kLargestMessage = 1 << 20;
+
 struct OpenPort {
   std::uint32_t name;  // at the hardware
   int number;          // of the HCA
   std::bitset<UMAD_CA_MAX_AGENTS> agents;
   std::bitset<UMAD_CA_MAX_AGENTS> segmenting;  // those that leave RMPP to the kernel
+  std::vector<std::uint8_t> held;              // a message for which the caller's buffer was too small
+  std::unique_ptr<std::uint8_t[]> overflow;    // of kLargestMessage
 };
 
 std::mutex ports_mutex;
 std::map<int, OpenPort> ports;  // by descriptor
+
+bool is_holding(int descriptor) {
+  const std::lock_guard lock(ports_mutex);
+  const auto port = ports.find(descriptor);
+  return port != ports.end() && !port->second.held.empty();
+}
 
 // The session, or nullptr with errno where there is none.
 Session* find_session() {
@@ -323,7 +338,7 @@ int umad_open_port(const char* ca_name, int number) {
         -1, &descriptor);
     if (reply.error != 0 || descriptor < 0) return -EIO;
     const std::lock_guard lock(ports_mutex);
-    ports[descriptor] = {reply.value, choice.port, {}, {}};
+    ports.insert_or_assign(descriptor, OpenPort{reply.value, choice.port, {}, {}, {}, {}});
     return descriptor;
   } catch (const std::system_error&) {
     return -EIO;
@@ -506,25 +521,45 @@ int umad_recv(int descriptor, void* umad, int* length, int timeout_ms) {
     errno = EINVAL;
     return -EINVAL;
   }
-  if (timeout_ms != 0) {
+  if (timeout_ms != 0 && !is_holding(descriptor)) {
     if (const int result = umad_poll(descriptor, timeout_ms); result < 0) return result;
   }
-  auto* mad = static_cast<ib_user_mad*>(umad);
   const auto room = static_cast<std::size_t>(std::max(*length, 0));
-  // A message that does not fit stays where it is: its header says how long it is.
-  const ssize_t size = ::recv(descriptor, umad, kHeader + room, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
-  if (size == 0) errno = EIO;  // the hardware is gone
-  if (size <= 0) return -errno;
-  const std::size_t data = static_cast<std::size_t>(size) - kHeader;
-  if (data > room) {
-    *length = static_cast<int>(data);
-    errno = data > 256 ? ENOSPC : EINVAL;
+  const std::lock_guard lock(ports_mutex);
+  const auto port = ports.find(descriptor);
+  if (port == ports.end()) {
+    errno = EBADF;
+    return -EBADF;
+  }
+  // In one call: what does not fit into the caller's buffer goes into another, and waits there.
+  std::vector<std::uint8_t>& held = port->second.held;
+  std::size_t size = held.size();
+  if (size == 0) {
+    auto& overflow = port->second.overflow;
+    if (!overflow) overflow.reset(new std::uint8_t[kLargestMessage]);
+    std::array<iovec, 2> parts{{{umad, kHeader + room}, {overflow.get(), kLargestMessage}}};
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = parts.size();
+    const ssize_t taken = ::recvmsg(descriptor, &message, MSG_DONTWAIT);
+    if (taken == 0) errno = EIO;  // the hardware is gone
+    if (taken <= 0) return -errno;
+    size = static_cast<std::size_t>(taken);
+    if (size > kHeader + room) {
+      const auto* begin = static_cast<const std::uint8_t*>(umad);
+      held.assign(begin, begin + kHeader + room);
+      held.insert(held.end(), overflow.get(), overflow.get() + (size - kHeader - room));
+    }
+  } else {
+    std::copy_n(held.begin(), std::min(size, kHeader + room), static_cast<std::uint8_t*>(umad));
+    if (size <= kHeader + room) held.clear();
+  }
+  *length = static_cast<int>(size - kHeader);
+  if (size > kHeader + room) {
+    errno = size - kHeader > 256 ? ENOSPC : EINVAL;
     return -errno;
   }
-  const ssize_t taken = ::recv(descriptor, umad, kHeader + room, MSG_DONTWAIT);
-  if (taken <= 0) return errno == 0 ? -EIO : -errno;  // another thread was quicker
-  *length = static_cast<int>(static_cast<std::size_t>(taken) - kHeader);
-  return static_cast<int>(mad->agent_id);
+  return static_cast<int>(static_cast<ib_user_mad*>(umad)->agent_id);
 }
 
 }  // extern "C"
