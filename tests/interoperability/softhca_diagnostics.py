@@ -287,7 +287,7 @@ class Manager(unittest.TestCase):
             wait_for(lambda: self.in_log(r"num:256"), "OpenSM has heard of the violations")
 
     def test_partitions(self):
-        """A partition that h2 is a limited member of: its table says so, and GMPs of it pass one way round only."""
+        """A partition that h2 is a limited member of: the tables of both ports say so."""
         with Lab() as lab:
             partitions = os.path.join(lab.directory.name, "partitions.conf")
             with open(partitions, "w", encoding="utf-8") as file:
@@ -301,11 +301,16 @@ class Manager(unittest.TestCase):
             self.assertIn("PKEY", lab.run("h1", "saquery", "-P", "2", "--smkey", "1", "PKTR").upper())
 
     def test_traps(self):
-        """129, 130, 131 and 144 reach OpenSM, which represses them: each comes once."""
+        """129, 130, 131, 144, 257 and 258 reach OpenSM."""
         with Lab() as lab:
             self.opensm(lab)
             for number in 129, 130, 131:
                 lab.control("trap", end="h2/1", number=number)
+                wait_for(lambda number=number: self.in_log(rf"num:{number}"), f"OpenSM logs trap {number}")
+            # Data with a wrong key: the adapter that drops it says so.
+            failures = os.path.join(softhca_lab.BUILD, "tests", "verbs_failures")
+            for key, number in ("P_Key of no partition", 257), ("wrong Q_Key", 258):
+                lab.run("h1", failures, "--only", key, "softhca0/2", "softhca0/2")
                 wait_for(lambda number=number: self.in_log(rf"num:{number}"), f"OpenSM logs trap {number}")
             lab.control("describe", host="h2", text="renamed")
             wait_for(lambda: self.in_log(r"num:144"), "OpenSM logs trap 144")

@@ -180,6 +180,39 @@ class Data(TwoHosts):
         self.assertIn("10 iters in", self.pair("ibv_rc_pingpong", "-n", "10")[0])
 
 
+class EndOfTraffic(unittest.TestCase):
+    """Traffic without end, and what ends it: the peer's process, or the state of a port."""
+
+    def setUp(self):
+        self.lab = self.enterContext(Lab())
+        self.manager = self.lab.opensm(1, 2)
+        port = free_port()
+        common = "ib_write_bw", "-F", "-d", "softhca0", "-p", str(port), "-D", "60"
+        self.server = self.lab.start("h1", *common, "-i", "2")
+        wait_for(lambda: listening(port), "the server listens")
+        before = self.lab.port("h1/2")["counters"]["rcv_packets"]
+        self.client = self.lab.start("h2", *common, "-i", "1", "localhost", output=subprocess.PIPE)
+        wait_for(lambda: self.lab.port("h1/2")["counters"]["rcv_packets"] > before + 1000, "traffic flows")
+
+    def expect_retry_exceeded(self):
+        text = "".join(self.client.communicate(timeout=softhca_lab.DEADLINE))
+        self.assertIn("Failed status 12", text)
+        self.assertNotEqual(self.client.returncode, 0)
+
+    def test_peer_dies(self):
+        self.server.kill()
+        self.expect_retry_exceeded()
+        wait_for(lambda: sum(len(host["clients"]) for host in self.lab.control("status")["hosts"]) == 1,
+                 "only OpenSM is left")
+
+    def test_port_leaves_active(self):
+        """After a flap the link is there at once, but the ports are in Initialize: data does not pass."""
+        self.lab.stop(self.manager)
+        self.lab.control("flap", end="h1/2")
+        wait_for(lambda: self.lab.port("h2/1")["state"] == "Init", "the link comes back")
+        self.expect_retry_exceeded()
+
+
 class Events(unittest.TestCase):
     """What ibv_asyncwatch sees."""
 

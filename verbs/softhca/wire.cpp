@@ -104,8 +104,7 @@ bool Wire::pkey_matches(const SharedQp& from, const SharedQp& to) const {
   const std::uint16_t sent = lab_.port(from.port).pkeys[from.pkey_index].load(std::memory_order_relaxed);
   const std::uint16_t mine = lab_.port(to.port).pkeys[to.pkey_index].load(std::memory_order_relaxed);
   // Same partition, and at least one of the two a full member (10.9.3).
-  if ((sent & 0x7FFF) != 0 && ((sent ^ mine) & 0x7FFF) == 0 && ((sent | mine) & 0x8000) != 0) return true;
-  return false;
+  return (sent & 0x7FFF) != 0 && ((sent ^ mine) & 0x7FFF) == 0 && ((sent | mine) & 0x8000) != 0;
 }
 
 SharedQp* Wire::find_qp(std::uint32_t qpn) const {
