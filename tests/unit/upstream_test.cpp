@@ -23,8 +23,9 @@ class UpstreamTest : public testing::Test {
  protected:
   void SetUp() override {
     if (unshare(CLONE_NEWNET) != 0) GTEST_SKIP() << "no right to make a network namespace";
-    run("ip link set lo up && ip link add lan0 type dummy && ip link add other type dummy && "
-        "ip link set lan0 up && ip link set other up && "
+    run("ip link set lo up && ip link add lan0 type veth peer lan0-far && ip link add other type veth peer "
+        "other-far && "
+        "for name in lan0 lan0-far other other-far; do ip link set $name up; done && "
         "ip address add 192.0.2.1/24 dev lan0 && ip address add 198.51.100.1/24 dev other && "
         "ip -6 address add 2001:db8::1/64 dev lan0 nodad");
   }
@@ -78,9 +79,9 @@ TEST_F(UpstreamTest, ARouteWithoutCarrierIsNone) {
   run("ip route add default via 192.0.2.254 && ip -6 route add default via 2001:db8::fe");
   UpstreamWatch watch(io_, "lan0", [this] { ++changes_; });
   EXPECT_TRUE(watch.now().ipv4.present && watch.now().ipv6.present);
-  run("ip link set lan0 carrier off");
+  run("ip link set lan0-far down");
   while (watch.now() != Upstream{}) io_.run_one();
-  run("ip link set lan0 carrier on");
+  run("ip link set lan0-far up");
   while (!watch.now().ipv4.present || !watch.now().ipv6.present) io_.run_one();
 }
 

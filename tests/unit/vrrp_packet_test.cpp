@@ -234,7 +234,7 @@ TEST(LanFrames, VirtualMac) {
   const auto frame = vrrp_frame(virtual_mac(true, 7), kSource4, encode_vrrp(packet4(), kSource4));
   EXPECT_EQ(std::vector(frame.begin(), frame.begin() + 14),
             bytes({0x01, 0x00, 0x5E, 0x00, 0x00, 0x12, 0x00, 0x00, 0x5E, 0x00, 0x01, 0x07, 0x08, 0x00}));
-  EXPECT_EQ(internet_checksum(std::span(frame).subspan(14, 17)), 0);
+  EXPECT_EQ(internet_checksum(std::span(frame).subspan(14, 20)), 0);
   EXPECT_EQ(frame[22], std::byte(255));
   EXPECT_EQ(frame[23], std::byte(112));
 }
