@@ -124,7 +124,7 @@ void SubnetAdministrator::on(const AdministrationReceived& event) {
 void SubnetAdministrator::on(const ReportTimedOut& event) {
   std::vector<SendMad> again;
   subscriptions_.on_timeout(event.tid, again);
-  for (SendMad& send : again) actions_.emplace_back(std::move(send));
+  actions_.insert(actions_.end(), again.begin(), again.end());
 }
 
 void SubnetAdministrator::on(const TrapReceived& event) {
@@ -134,7 +134,7 @@ void SubnetAdministrator::on(const TrapReceived& event) {
   ++counters_.traps;
   std::vector<SendMad> reports;
   subscriptions_.report({event.notice, administration::gid_of(*issuer)}, reports);
-  for (SendMad& send : reports) actions_.emplace_back(std::move(send));
+  actions_.insert(actions_.end(), reports.begin(), reports.end());
 }
 
 void SubnetAdministrator::on(const CableChanged&) {
@@ -165,7 +165,7 @@ void SubnetAdministrator::on(const CableChanged&) {
 void SubnetAdministrator::report(ManagerTrap trap, const Gid& about) {
   std::vector<SendMad> reports;
   subscriptions_.report({static_cast<std::uint16_t>(trap), about, view_->own}, reports);
-  for (SendMad& send : reports) actions_.emplace_back(std::move(send));
+  actions_.insert(actions_.end(), reports.begin(), reports.end());
 }
 
 void SubnetAdministrator::report_group_changes() {
@@ -180,7 +180,7 @@ Result SubnetAdministrator::carry_out(const Query& query) {
   const bool writing = query.method == MadMethod::set, removing = query.method == MadMethod::remove;
   if (!reading && !writing && !removing && query.method != MadMethod::get_multi)
     return {Status::method_not_supported};
-  const Result unsupported{Status::unsupported_combination};
+  Result unsupported{Status::unsupported_combination};
   switch (query.attribute) {
     case Attribute::path_record:
       return reading ? administration::paths(query, multicast_) : unsupported;

@@ -123,7 +123,7 @@ Result Subscriptions::change(const Query& query) {
   if (is_security(inform) && !query.trusted) return {Status::invalid_request};
   const Gid issuer = query.gid_at(kGidAt);
   if (issuer != Gid{} && end_of(query.view, issuer) == nullptr) return {Status::invalid_request};
-  const Result answer{Status::ok, {inform}};  // as it was (o13-12.1.1)
+  Result answer{Status::ok, {inform}};  // as it was (o13-12.1.1)
 
   const auto qpn = subscribe == 1 ? query.source.qpn.value() : load_big_endian<3>(inform, kQpnAt);
   store_big_endian<3>(inform, kQpnAt, qpn);
@@ -182,7 +182,7 @@ void Subscriptions::send(Report report, std::vector<SendMad>& out) {
   --report.attempts_left;
   out.push_back({report.mad, report.address, report.timeout});
   const auto tid = static_cast<std::uint32_t>(report.mad.tid());
-  reports_.insert_or_assign(tid, std::move(report));
+  reports_.insert_or_assign(tid, report);
 }
 
 void Subscriptions::on_response(std::uint32_t tid) {
