@@ -149,6 +149,26 @@ TEST_F(Links, LossAndCorruptionAsManyAsAskedFor) {
   EXPECT_NEAR(static_cast<double>(shared(port(2, 1)).counters.rcv_errors), 1800, 130);
 }
 
+// What is left to chance is the same in every run with the same seed.
+TEST(Seeds, DecideWhatIsLost) {
+  struct Run : ModelFixture {
+    explicit Run(std::uint64_t seed) : ModelFixture(2, seed) {}
+    void TestBody() override {}
+    std::vector<bool> arrivals() {
+      model.set_faults(port(1, 2), {.loss_ppm = 300'000, .corrupt_ppm = 200'000});
+      std::vector<bool> arrived;
+      for (int i = 0; i < 200; ++i) {
+        const std::uint64_t before = shared(port(2, 1)).counters.rcv_packets;
+        send_smp(port(1, 2), directed(smp(kMethodGet, IB_ATTR_NODE_INFO), {2}));
+        arrived.push_back(shared(port(2, 1)).counters.rcv_packets != before);
+      }
+      return arrived;
+    }
+  };
+  EXPECT_EQ(Run(5).arrivals(), Run(5).arrivals());
+  EXPECT_NE(Run(5).arrivals(), Run(6).arrivals());
+}
+
 // 14.2.2, as far as it concerns a node that does not forward.
 class DirectedRoute : public ModelFixture {
  public:
