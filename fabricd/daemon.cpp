@@ -15,6 +15,7 @@
 #include <spdlog/spdlog.h>
 #include <systemd/sd-daemon.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -91,23 +92,19 @@ class Daemon {
   void begin_state() {
     const auto warn = [this](const StateError& error) {
       record(EventLevel::warning, "state-problem", fmt::format("{}; going on without", error.what()), {});
-      // The number of this start must be above that of the last one all the same: quarters of a second since
-      // 2020, which 32 bits hold for 34 years.
-      using Quarters = std::chrono::duration<std::uint64_t, std::ratio<1, 4>>;
-      const auto since_2020 =
-          std::chrono::system_clock::now() - std::chrono::sys_days(std::chrono::year(2020) / 1 / 1);
-      state_.starts = static_cast<std::uint32_t>(std::chrono::duration_cast<Quarters>(since_2020).count());
     };
     try {
       state_ = directory_.load();
     } catch (const StateError& error) {
       warn(error);
     }
-    ++state_.starts;
+    state_.starts = next_start(state_.starts, std::chrono::system_clock::now());
     try {
       directory_.save(state_);
     } catch (const StateError& error) {
       warn(error);
+      // The next start will not know of this one, nor this one of the last.
+      state_.starts = std::max(state_.starts, next_start(0, std::chrono::system_clock::now()));
     }
   }
 

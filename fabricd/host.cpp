@@ -81,6 +81,7 @@ struct Host::Port {
   std::uint64_t times_up = 0;  ///< also tells one connection from the next
   std::chrono::system_clock::time_point since = std::chrono::system_clock::now();
   std::string last_detector, last_reason;
+  Lately lost;
   std::string trouble;  ///< that was recorded last; empty: none now
   /// Received before this end was told that the connection is up.
   std::vector<std::vector<std::byte>> early;
@@ -110,6 +111,7 @@ Host::Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Co
     }
   }
   feed(routing::TimerExpired{});
+  if (state_.drained) feed(routing::DrainChanged{true});
   const auto lids = base_lids();
   for (const auto& port : ports_) {
     if (!port) continue;
@@ -346,6 +348,7 @@ void Host::cable_down(Port& port, const std::string& detector, const std::string
   const bool fault =
       detector != "local";  // else this end began anew on purpose: agreed LIDs, a neighbour's restart
   if (fault) {
+    port.lost.add(detected);
     port.last_detector = detector;
     port.last_reason = reason;
     last_failover_ = Failover{detected_at, port.index, detector, reason, detached, {}};
@@ -456,6 +459,7 @@ void Host::perform(const routing::Notice& action) {
     }
     return EventLevel::error;
   }();
+  if (action.kind == "slept") slept_.add(now());
   record_(level, action.kind, action.text, {});
 }
 
@@ -590,16 +594,29 @@ void Host::update_kernel(const routing::ForwardingState& state) {
   }
 }
 
-// --- Inspection
+// --- Steering and inspection
+
+void Host::set_drained(bool drained) {
+  if (std::exchange(state_.drained, drained) == drained) return;
+  save_state();
+  record_(EventLevel::info, drained ? "drained" : "undrained",
+          drained ? "others go round this host where they can" : "others go through this host again", {});
+  feed(routing::DrainChanged{drained});
+}
 
 std::vector<Host::CableOf> Host::cables() const {
   std::vector<CableOf> result;
   for (const auto& port : ports_) {
     if (!port) continue;
     result.push_back({port->index, port->cable->status(), port->channel->counters(), port->times_up,
-                      port->since, port->connected, port->last_detector, port->last_reason});
+                      port->since, port->connected, port->last_detector, port->last_reason,
+                      port->lost.count(now())});
   }
   return result;
+}
+
+unsigned Host::slept_lately() const {
+  return slept_.count(now());
 }
 
 std::vector<std::string> Host::problems() const {

@@ -2,6 +2,7 @@
 // node and the kernel's view of it all. host.cpp tells how they are joined.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -40,6 +41,24 @@ struct Failover {
   std::chrono::nanoseconds published{0};  ///< detection to new ways in force; 0: none were needed
 };
 
+/// Counts what happened in the last ten minutes, up to a most that is enough to complain about.
+class Lately {
+ public:
+  void add(TimePoint now) {
+    if (times_.size() == kMost) times_.pop_front();
+    times_.push_back(now);
+  }
+  [[nodiscard]] unsigned count(TimePoint now) const {
+    return static_cast<unsigned>(std::count_if(times_.begin(), times_.end(), [now](TimePoint time) {
+      return now - time < std::chrono::minutes(10);
+    }));
+  }
+
+ private:
+  static constexpr std::size_t kMost = 100;
+  std::deque<TimePoint> times_;
+};
+
 class Host {
  public:
   /// Writes an event into the log and to the journal.
@@ -65,8 +84,11 @@ class Host {
     std::chrono::system_clock::time_point since;  ///< of being connected, or of not being
     bool connected = false;
     std::string last_detector, last_reason;  ///< why it went down last; empty if it never did
+    unsigned lost_lately = 0;                ///< times in the last ten minutes
   };
   [[nodiscard]] std::vector<CableOf> cables() const;
+  /// Times in the last ten minutes that this host did not run when it should.
+  [[nodiscard]] unsigned slept_lately() const;
   [[nodiscard]] const routing::Node& node() const { return *node_; }
   [[nodiscard]] Forwarder& forwarder() { return *forwarder_; }
   [[nodiscard]] const Configuration& configuration() const { return configuration_; }
@@ -80,6 +102,10 @@ class Host {
   [[nodiscard]] bool upstream_answers(bool ipv4) const;
   /// Whether this host offers its default route to the ring now.
   [[nodiscard]] bool originates(bool ipv4) const;
+  /// Others go round a drained host where they can; it relays what still comes, and can be reached. Kept over
+  /// restarts.
+  void set_drained(bool drained);
+  [[nodiscard]] bool drained() const { return state_.drained; }
   /// What is wrong and stays so until somebody acts: one sentence each.
   [[nodiscard]] std::vector<std::string> problems() const;
   /// @}
@@ -157,6 +183,7 @@ class Host {
   std::optional<TimePoint> failover_began_;  ///< nothing: none is under way
   std::vector<std::string> kernel_problems_, settings_problems_;
   std::string state_problem_;
+  Lately slept_;
   bool closing_ = false;
   /// What is posted to the event loop holds a weak pointer to it, and does nothing when it is gone.
   std::shared_ptr<Host*> self_ = std::make_shared<Host*>(this);

@@ -47,12 +47,21 @@ Guid parse_guid(std::string_view text) {
 
 }  // namespace
 
+std::uint32_t next_start(std::uint32_t last, std::chrono::system_clock::time_point now) {
+  if (last != 0) return last + 1;
+  using Quarters = std::chrono::duration<std::int64_t, std::ratio<1, 4>>;
+  const auto since_2020 = now - std::chrono::sys_days(std::chrono::year(2020) / 1 / 1);
+  return static_cast<std::uint32_t>(
+      std::max<std::int64_t>(1, std::chrono::duration_cast<Quarters>(since_2020).count()));
+}
+
 State decode_state(std::string_view text) {
   const auto json = boost::json::parse({text.data(), text.size()});
   const auto& file = json.as_object();
   if (file.at("schema").to_number<int>() != kSchema) throw std::invalid_argument("another version's file");
   State state;
   state.starts = file.at("starts").to_number<std::uint32_t>();
+  if (const auto* drained = file.if_contains("drained")) state.drained = drained->as_bool();
   const auto& lids = file.at("lids").as_object();
   state.lids.version = lids.at("version").to_number<std::uint64_t>();
   std::set<HostIndex> taken;
@@ -80,6 +89,7 @@ std::string encode_state(const State& state) {
   const boost::json::object file{
       {"schema", kSchema},
       {"starts", state.starts},
+      {"drained", state.drained},
       {"lids", {{"version", state.lids.version}, {"entries", std::move(entries)}}},
   };
   return boost::json::serialize(file) + "\n";

@@ -5,6 +5,7 @@
 // that cannot read or write it goes on without: its neighbours know the LIDs too.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <stdexcept>
@@ -15,8 +16,11 @@
 namespace fabric::daemon {
 
 struct State {
-  std::uint32_t starts = 0;  ///< counts up by one each start
+  /// Counts up by one each start; the very first, and the first without a readable file, takes it from the
+  /// clock (next_start()).
+  std::uint32_t starts = 0;
   routing::LidTable lids;
+  bool drained = false;  ///< `fabricctl drain` holds until `undrain`, over restarts
 };
 
 /// A sentence for the log; whoever catches it goes on.
@@ -39,6 +43,12 @@ class StateDirectory {
  private:
   std::filesystem::path directory_;
 };
+
+/// The number of a start after the last one that is known (0: none is). It must be above whatever this host
+/// has used before, also when that was lost with the disk: neighbours believe the higher one. Then it is
+/// quarters of a second since 2020, which 32 bits hold for 34 years, and which no host outruns by restarting.
+/// Where the clock is wrong as well, routing::Node learns from its neighbours' memory of it.
+[[nodiscard]] std::uint32_t next_start(std::uint32_t last, std::chrono::system_clock::time_point now);
 
 /// The codec of the file, apart from it for tests and fuzzing. Throws std::exception if `text` is not a
 /// state.

@@ -11,6 +11,7 @@
 #include "routing/node.hpp"
 
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
@@ -116,6 +117,7 @@ class Node::Implementation {
       host.sequence = advertisement.sequence;
       host.age = now_ - record.born;
       host.prefixes = advertisement.prefixes;
+      if (const auto since = way_since_.find(guid); since != way_since_.end()) host.way_since = since->second;
       if (const auto h = topology_.find(guid); h != Topology::kNone) {
         host.reachable = topology_.hosts[h].reachable;
         host.critical = weakness.hosts[h];
@@ -644,10 +646,14 @@ class Node::Implementation {
   bool changed_lanes(const ForwardingState& before, const ForwardingState& after) {
     std::string changed;
     std::size_t count = 0;
-    for (std::size_t i = 0; i < std::min(before.hosts.size(), after.hosts.size()); ++i) {
-      const HostRoute& x = before.hosts[i];
+    for (std::size_t i = 0; i < after.hosts.size(); ++i) {
+      static const HostRoute none;
+      const HostRoute& x = i < before.hosts.size() ? before.hosts[i] : none;
       const HostRoute& y = after.hosts[i];
-      if (x.guid != y.guid || y.guid == Guid{} || x.lanes == y.lanes) continue;
+      if (y.guid == Guid{} || (x.guid == y.guid && x.lanes == y.lanes && x.reachable == y.reachable))
+        continue;
+      way_since_[y.guid] = now_;
+      if (x.guid != y.guid || x.lanes == y.lanes) continue;
       if (++count <= 3) changed += (count > 1 ? ", " : "") + y.name;
     }
     if (count == 0) return false;
@@ -781,6 +787,7 @@ class Node::Implementation {
   int backoff_ = 1;
   std::optional<TimePoint> compute_at_, assign_at_;
 
+  std::unordered_map<Guid, TimePoint> way_since_;
   TimePoint last_reroute_;
   std::string last_reroute_reason_;
   std::uint64_t floods_ = 0, computations_ = 0, disagreements_ = 0, reroutes_ = 0;

@@ -198,6 +198,7 @@ struct HostView {
   std::uint64_t sequence = 0;  ///< of its advertisement
   Duration age{};              ///< of its advertisement
   std::vector<Prefix> prefixes;
+  TimePoint way_since;  ///< since when this host's traffic there takes the ways that it takes now
 };
 
 struct CableView {

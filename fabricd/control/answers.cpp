@@ -8,6 +8,7 @@
 #include <boost/json/array.hpp>
 #include <deque>
 
+#include "fabricd/control/doctor.hpp"
 #include "fabricd/control/views.hpp"
 #include "fabricd/host.hpp"
 
@@ -18,8 +19,11 @@ namespace json = boost::json;
 
 namespace {
 
-const std::vector<std::string> kObjects{"status", "host",     "port",    "cable", "route", "path", "trace",
-                                        "ping",   "counters", "monitor", "bw",    "lat",   "log",  "gateway"};
+const std::vector<std::string> kObjects{"status", "host",   "port",     "cable",   "route",  "path",
+                                        "trace",  "ping",   "counters", "monitor", "bw",     "lat",
+                                        "log",    "doctor", "drain",    "undrain", "gateway"};
+/// How long `doctor` watches what counts up.
+constexpr std::chrono::seconds kWatch{1};
 
 json::object to_json(const EchoReply& reply, const routing::Node& node) {
   json::object result{{"sequence", reply.sequence}, {"answered", reply.answered}};
@@ -156,6 +160,8 @@ asio::awaitable<json::object> Answers::answer(Request request, ControlServer::Li
   if (object == "path") co_return show_path(host(), request);
   if (object == "gateway") co_return show_gateway(host(), events_);
   if (object == "counters") co_return show_counters(host(), request);
+  if (object == "doctor") co_return co_await doctor(request);
+  if (object == "drain" || object == "undrain") co_return drain(request, object == "drain");
   co_return co_await measure(request, lines);
 }
 
@@ -174,6 +180,29 @@ json::object Answers::status() const {
   }
   result["problems"] = std::move(problems);
   return result;
+}
+
+json::object Answers::drain(const Request& request, bool drained) const {
+  request.only({});
+  host().set_drained(drained);
+  const auto hosts = host().node().hosts();
+  const bool critical =
+      std::any_of(hosts.begin(), hosts.end(), [](const auto& each) { return each.self && each.critical; });
+  return {{"host", host().node().settings().name}, {"drained", drained}, {"critical", critical}};
+}
+
+asio::awaitable<json::object> Answers::doctor(const Request& request) {
+  request.only({});
+  Evidence evidence = gather(host());
+  const auto before = std::move(evidence.after);
+  asio::steady_timer watch(io_, kWatch);
+  co_await watch.async_wait(asio::as_tuple(asio::use_awaitable));
+  const auto cancellation = co_await asio::this_coro::cancellation_state;
+  if (cancellation.cancelled() != asio::cancellation_type::none) co_return json::object{};
+  evidence = gather(host());
+  evidence.before = before;
+  evidence.interval = std::chrono::duration<double>(kWatch).count();
+  co_return to_json(diagnose(evidence));
 }
 
 json::object Answers::log(const Request& request) const {

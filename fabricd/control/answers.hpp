@@ -36,6 +36,8 @@ class Answers {
 
   [[nodiscard]] boost::json::object status() const;
   [[nodiscard]] boost::json::object log(const Request& request) const;
+  [[nodiscard]] boost::json::object drain(const Request& request, bool drained) const;
+  boost::asio::awaitable<boost::json::object> doctor(const Request& request);
   boost::asio::awaitable<boost::json::object> monitor(ControlServer::Lines& lines);
   boost::asio::awaitable<boost::json::object> measure(const Request& request, ControlServer::Lines& lines);
 

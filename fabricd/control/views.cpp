@@ -7,7 +7,9 @@
 #include <charconv>
 #include <set>
 
+#include "fabricd/control/doctor.hpp"
 #include "fabricd/host.hpp"
+#include "routing/messages.hpp"
 
 namespace fabric::daemon {
 
@@ -17,24 +19,6 @@ namespace {
 
 json::value port_number(PortIndex port) {
   return port == kNoPort ? json::value(nullptr) : json::value(port.value() + 1);
-}
-
-std::string_view word_of(verbs::CablePhase phase) {
-  switch (phase) {
-    case verbs::CablePhase::no_device:
-      return "no-device";
-    case verbs::CablePhase::down:
-      return "down";
-    case verbs::CablePhase::configuring:
-      return "configuring";
-    case verbs::CablePhase::greeting:
-      return "greeting";
-    case verbs::CablePhase::connected:
-      return "connected";
-    case verbs::CablePhase::refused:
-      return "refused";
-  }
-  return "unknown";
 }
 
 json::string text(std::string_view view) {
@@ -85,6 +69,44 @@ Way way_between(const routing::Node& node, Guid from, Guid to, unsigned way) {
   return result;
 }
 
+/// Why traffic takes the ways that are chosen.
+std::string why(const json::array& ways, const routing::Node& node) {
+  const json::object *chosen = nullptr, *other = nullptr;
+  unsigned count = 0;
+  for (const auto& value : ways) {
+    const json::object& way = value.as_object();
+    (way.at("chosen").as_bool() ? chosen : other) = &way;
+    if (way.at("chosen").as_bool()) ++count;
+  }
+  if (count > 1) return "both ways cost the same, so flows are spread over them";
+  const auto cut = [](const json::object& way) -> std::string {
+    for (const auto& value : way.at("hops").as_array()) {
+      const json::object& hop = value.as_object();
+      if (hop.at("up").as_bool()) continue;
+      return fmt::format("between {} and {}", std::string_view(hop.at("from").as_string()),
+                         std::string_view(hop.at("to").as_string()));
+    }
+    return "";
+  };
+  if (chosen == nullptr) return other == nullptr ? "no way is known" : "both ways are cut";
+  if (other == nullptr || other->at("hops") == chosen->at("hops")) return "there is no other way";
+  if (!other->at("whole").as_bool()) return fmt::format("the other way is cut {}", cut(*other));
+  const auto cost = chosen->at("cost").to_number<std::uint64_t>();
+  const auto other_cost = other->at("cost").to_number<std::uint64_t>();
+  if (cost == other_cost) return "both ways cost the same, and multipath is off";
+  if (other_cost - cost >= routing::kDrainedCost / 2) {
+    for (const auto& host : node.hosts()) {
+      if (!host.drained) continue;
+      const json::array& hops = other->at("hops").as_array();
+      for (std::size_t i = 1; i < hops.size(); ++i) {
+        if (hops[i].at("from").as_string() == host.name)
+          return fmt::format("the other way leads through {}, which is drained", host.name);
+      }
+    }
+  }
+  return fmt::format("it is the cheaper one: {}, the other way {}", cost, other_cost);
+}
+
 json::object to_json(const Failover& failover) {
   const auto microseconds = [](std::chrono::nanoseconds duration) {
     return std::chrono::duration<double, std::micro>(duration).count();
@@ -105,6 +127,24 @@ json::object figures(const Figures& list) {
 }
 
 }  // namespace
+
+std::string_view word_of(verbs::CablePhase phase) {
+  switch (phase) {
+    case verbs::CablePhase::no_device:
+      return "no-device";
+    case verbs::CablePhase::down:
+      return "down";
+    case verbs::CablePhase::configuring:
+      return "configuring";
+    case verbs::CablePhase::greeting:
+      return "greeting";
+    case verbs::CablePhase::connected:
+      return "connected";
+    case verbs::CablePhase::refused:
+      return "refused";
+  }
+  return "unknown";
+}
 
 routing::HostView find_host(const routing::Node& node, const Configuration& configuration,
                             std::string_view word) {
@@ -198,6 +238,9 @@ json::object show_status(const Host& host) {
   const auto cables = host.cables();
   const auto connected =
       std::count_if(cables.begin(), cables.end(), [](const auto& cable) { return cable.connected; });
+  json::array points;
+  for (const std::string& point : single_points_of_failure(node.hosts(), node.cables()))
+    points.push_back(text(point));
   const auto& settings = node.settings();
   const auto& network = host.configuration().network;
   return {{"host",
@@ -211,6 +254,8 @@ json::object show_status(const Host& host) {
           {"interface", {{"name", network.interface}, {"mtu", network.mtu}}},
           {"generation", view.generation},
           {"settled", view.settled},
+          {"drained", host.drained()},
+          {"single_points_of_failure", std::move(points)},
           {"map", fmt::format("{:016x}", view.map)},
           {"assigner", assigner},
           {"hosts", {{"known", known}, {"reachable", reachable}}},
@@ -240,6 +285,7 @@ json::object show_hosts(const Host& host, const Request& request) {
                        {"assigner", other.assigner},
                        {"settled", other.settled},
                        {"critical", other.critical},
+                       {"drained", other.drained},
                        {"priority", other.priority},
                        {"incarnation", other.incarnation},
                        {"prefixes", std::move(prefixes)},
@@ -426,7 +472,17 @@ json::object show_path(const Host& host, const Request& request) {
   json::array ways = ways_between(host, from, to);
   const bool reachable = std::any_of(
       ways.begin(), ways.end(), [](const json::value& way) { return way.as_object().at("whole").as_bool(); });
-  return {{"from", from.name}, {"to", to.name}, {"reachable", reachable}, {"ways", std::move(ways)}};
+  json::object answer{
+      {"from", from.name}, {"to", to.name}, {"reachable", reachable}, {"why", why(ways, node)}};
+  // When it changed is known of this host's own traffic only.
+  answer["seconds"] = nullptr;
+  if (from.self && to.way_since != TimePoint{}) {
+    answer["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch() -
+                                                      to.way_since.time_since_epoch())
+                            .count();
+  }
+  answer["ways"] = std::move(ways);
+  return answer;
 }
 
 json::object show_counters(Host& host, const Request& request) {

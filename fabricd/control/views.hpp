@@ -12,6 +12,7 @@
 #include "fabricd/control/event_log.hpp"
 #include "fabricd/control/request.hpp"
 #include "routing/node.hpp"
+#include "verbs/cable.hpp"
 
 namespace fabric::daemon {
 
@@ -35,6 +36,9 @@ boost::json::object show_counters(Host& host, const Request& request);
 /// What `status` says of a host that runs.
 boost::json::object show_status(const Host& host);
 /// @}
+
+/// "no-device", "down", "connected", ...
+std::string_view word_of(verbs::CablePhase phase);
 
 /// The ways from one host to another, as `path` shows them: {"way","chosen","whole","cost","rate","hops"}.
 boost::json::array ways_between(const Host& host, const routing::HostView& from, const routing::HostView& to);

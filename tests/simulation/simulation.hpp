@@ -56,6 +56,9 @@ class Simulation {
   /// The cable is pulled out for good, its ports are free for another.
   void remove_cable(int cable);
 
+  /// A host that is off and has no cables stays so: start() does nothing any more.
+  void retire(int host) { hosts_[static_cast<std::size_t>(host)].retired = true; }
+
   // --- faults
   void start(int host);  ///< its daemon, with what it has on stable storage
   void kill(int host, bool silent);
@@ -63,8 +66,13 @@ class Simulation {
   void cut_direction(int cable, bool from_a);  ///< silent, one way only
   void mend(int cable);
   void drain(int host, bool drained);
-  /// A host forgets its LID table (a new disk).
-  void forget(int host) { hosts_[static_cast<std::size_t>(host)].kept.reset(); }
+  /// A host that is off forgets its LID table (a new disk); with `clock`, that its clock is wrong as well, so
+  /// that its next start has a lower incarnation than the ones before.
+  void forget(int host, bool clock);
+  /// A host that is off gets back the first LID table and incarnation that it ever had (an old backup).
+  void restore(int host);
+  /// While a GUID is there twice nobody can know who is meant: loops and disagreement are not looked for.
+  void set_ambiguous(bool ambiguous);
 
   // --- time
   void run_for(Duration time);
@@ -82,6 +90,9 @@ class Simulation {
   // --- inspection
   [[nodiscard]] std::size_t hosts() const { return hosts_.size(); }
   [[nodiscard]] std::size_t cables() const { return cables_.size(); }
+  [[nodiscard]] Guid guid(int host) const { return hosts_[static_cast<std::size_t>(host)].guid; }
+  [[nodiscard]] bool was_ambiguous() const { return was_ambiguous_; }
+  [[nodiscard]] std::uint64_t duplicates_noticed() const { return duplicates_noticed_; }
   [[nodiscard]] bool alive(int host) const { return hosts_[static_cast<std::size_t>(host)].node != nullptr; }
   [[nodiscard]] const routing::Node& node(int host) const {
     return *hosts_[static_cast<std::size_t>(host)].node;
@@ -119,13 +130,14 @@ class Simulation {
     std::string name;
     Guid guid;
     std::unique_ptr<routing::Node> node;  ///< null: off
-    std::optional<routing::LidTable> kept;
+    std::optional<routing::LidTable> kept, oldest;
     std::uint32_t incarnation = 0;
     std::map<PortIndex, std::pair<int, int>> ports;  ///< cable and end
     std::shared_ptr<const routing::ForwardingState> state;
     std::uint64_t timer = 0;  ///< of those scheduled, the one that counts
     std::optional<TimePoint> timer_at;
-    bool drained = false;
+    bool drained = false, retired = false;
+    std::uint64_t forgiven = 0;  ///< disagreements while a GUID was there twice
     HostIndex index = kNoHost;
     TimePoint index_since;
     std::set<HostIndex> former;  ///< all that it ever had
@@ -169,8 +181,9 @@ class Simulation {
   std::vector<Host> hosts_;
   std::deque<Cable> cables_;
   std::uint64_t connections_ = 0;
-  std::uint64_t messages_ = 0, bytes_ = 0, loop_checks_ = 0, moves_ = 0;
+  std::uint64_t messages_ = 0, bytes_ = 0, loop_checks_ = 0, moves_ = 0, duplicates_noticed_ = 0;
   bool forwarding_changed_ = false;
+  bool ambiguous_ = false, was_ambiguous_ = false;
   std::vector<std::uint32_t> colours_;
 };
 

@@ -116,17 +116,21 @@ std::string view(std::string (*function)(const boost::json::object&, bool), cons
 }
 
 TEST(Views, PathShowsTheWayInUseFirst) {
-  EXPECT_EQ(view(view_path, R"({"schema":1,"from":"h1","to":"h3","reachable":true,"ways":[
+  EXPECT_EQ(
+      view(
+          view_path,
+          R"({"schema":1,"from":"h1","to":"h3","reachable":true,"why":"the other way is cut","seconds":130,"ways":[
     {"way":0,"chosen":false,"whole":false,"lid":6,"cost":30,"rate":100000000000,"hops":[
       {"from":"h1","out":1,"to":"h2","in":2,"cost":30,"rate":100000000000,"up":false}]},
     {"way":1,"chosen":true,"whole":true,"lid":7,"cost":20,"rate":100000000000,"hops":[
       {"from":"h1","out":2,"to":"h4","in":1,"cost":10,"rate":100000000000,"up":true},
       {"from":"h4","out":2,"to":"h3","in":1,"cost":10,"rate":100000000000,"up":true}]}]})"),
-            "h1 to h3, in use: way 1, LID 7, 2 hops, cost 20, 100 Gbit/s\n"
-            "  h1 port 2 -> h4 port 1\n"
-            "  h4 port 2 -> h3 port 1\n"
-            "h1 to h3, cut: way 0, LID 6, 1 hop, cost 30, 100 Gbit/s\n"
-            "  h1 port 1 -> h2 port 2  down\n");
+      "h1 to h3, in use: way 1, LID 7, 2 hops, cost 20, 100 Gbit/s\n"
+      "  h1 port 2 -> h4 port 1\n"
+      "  h4 port 2 -> h3 port 1\n"
+      "h1 to h3, cut: way 0, LID 6, 1 hop, cost 30, 100 Gbit/s\n"
+      "  h1 port 1 -> h2 port 2  down\n"
+      "why: the other way is cut; for 2 min 10 s\n");
 }
 
 TEST(Views, AWayThatIsTheOnlyOneIsShownOnce) {

@@ -42,6 +42,20 @@ TEST_F(StateFile, ComesBackAsItWasSaved) {
   EXPECT_EQ(again.starts, 7u);
   EXPECT_EQ(again.lids.version, 3u);
   EXPECT_EQ(again.lids.entries, example().lids.entries);
+  EXPECT_FALSE(again.drained);
+  State drained = example();
+  drained.drained = true;
+  EXPECT_TRUE(decode_state(encode_state(drained)).drained);
+}
+
+TEST_F(StateFile, AStartIsAboveAllBefore) {
+  const auto now = std::chrono::sys_days(std::chrono::year(2026) / 11 / 25);
+  EXPECT_EQ(next_start(7, now), 8u);
+  // Without a file: above what a host that began the same way can have reached by then.
+  const std::uint32_t first = next_start(0, now);
+  EXPECT_EQ(next_start(0, now + std::chrono::seconds(1)), first + 4);
+  EXPECT_GT(first, 4u * 86400 * 365 * 6);
+  EXPECT_EQ(next_start(0, std::chrono::system_clock::time_point()), 1u);  // a clock that stands at 1970
 }
 
 TEST_F(StateFile, DamageIsReportedAndKeptAside) {

@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <thread>
+#include <utility>
 
 #include "tools/fabricctl/client.hpp"
 #include "tools/fabricctl/perftest.hpp"
@@ -49,6 +50,8 @@ Objects
   ping HOST            echoes over the fabric, without IP
   bw HOST | --all      bandwidth, in perftest's columns
   lat HOST             latency, in perftest's columns
+  doctor               what is wrong, how that shows, and what to do; exit status 1 if anything is
+  drain, undrain       take this host out gracefully: others go round it; and back
   counters [--all]     what was sent, relayed, turned round and dropped, and why
   log                  what has happened lately
   monitor              what happens, as it happens
@@ -237,6 +240,66 @@ int monitor(Invocation& invocation) {
     }
   });
   return kDone;
+}
+
+int doctor(Invocation& invocation) {
+  Arguments arguments(
+      invocation,
+      "What is wrong with this host's part of the fabric and with the fabric as it sees it. Takes a "
+      "second, to see what counts up. Exit status 1 where something is wrong.",
+      "");
+  if (!arguments.parse()) return kDone;
+  const json::object answer = Client(invocation.socket).ask("doctor", {}, kPatience);
+  if (invocation.json) {
+    print_json(answer);
+  } else {
+    print(view_doctor(answer, invocation.coloured));
+  }
+  return flag_of(answer, "well") ? kDone : kFailed;
+}
+
+/// Waits until nothing is relayed any more; false where it still is after `kDrainPatience`.
+bool wait_until_idle(Client& client) {
+  using namespace std::chrono_literals;
+  constexpr std::chrono::milliseconds kDrainPatience = 10s, kQuiet = 300ms, kInterval = 50ms;
+  const auto begin = std::chrono::steady_clock::now();
+  auto changed = begin;
+  for (std::uint64_t last = 0;; std::this_thread::sleep_for(kInterval)) {
+    const std::uint64_t relayed =
+        count_of(object_of(client.ask("counters", {}, kPatience), "host"), "frames_relayed");
+    const auto now = std::chrono::steady_clock::now();
+    if (std::exchange(last, relayed) != relayed) changed = now;
+    if (now - changed >= kQuiet) return true;
+    if (now - begin >= kDrainPatience) return false;
+  }
+}
+
+int drain(Invocation& invocation) {
+  const bool drained = invocation.object == "drain";
+  Arguments arguments(
+      invocation,
+      drained ? "Takes this host out gracefully: the others go round it where they can, and nothing is "
+                "lost. Returns when nothing is relayed here any more. Holds until `undrain`, over restarts."
+              : "The others go through this host again.",
+      "");
+  if (!arguments.parse()) return kDone;
+  Client client(invocation.socket);
+  json::object answer = client.ask(invocation.object, {}, kPatience);
+  const bool idle = !drained || wait_until_idle(client);
+  if (drained) answer["idle"] = idle;
+  if (invocation.json) {
+    print_json(answer);
+  } else if (!drained) {
+    print("undrained: others go through this host again\n");
+  } else if (idle) {
+    print("drained: nothing is relayed here; it can be switched off\n");
+  } else {
+    print(flag_of(answer, "critical")
+              ? "drained, but some hosts have no other way than through this one, and use it: `fabricctl "
+                "status` names them\n"
+              : "drained, but frames are still relayed here; see `fabricctl host` for who has not settled\n");
+  }
+  return idle ? kDone : kFailed;
 }
 
 int ping(Invocation& invocation) {
@@ -455,6 +518,9 @@ const std::map<std::string, std::function<int(Invocation&)>> kObjects{
     {"bw", bandwidth},
     {"lat", latency},
     {"counters", counters},
+    {"doctor", doctor},
+    {"drain", drain},
+    {"undrain", drain},
     {"log", log},
     {"monitor", monitor},
 };

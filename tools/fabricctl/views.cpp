@@ -128,6 +128,11 @@ std::string view_status(const json::object& answer, bool coloured) {
          fmt::format("generation {}, {}, LIDs assigned by {}", count_of(answer, "generation"),
                      flag_of(answer, "settled") ? "settled" : "not settled",
                      text_of(answer, "assigner").empty() ? "nobody yet" : text_of(answer, "assigner")));
+    const json::array& points = array_of(answer, "single_points_of_failure");
+    if (points.empty() && count_of(hosts, "reachable") > 2)
+      line("redundancy", "any one cable or host may fail", Colour::good);
+    for (const auto& point : points) line("cut off", point.as_string(), Colour::bad);
+    if (flag_of(answer, "drained")) line("drained", "others go round this host; `fabricctl undrain` ends it");
     const json::object& failover = object_of(answer, "failover");
     line("last fault", failover.empty() ? "none" : fault_text(failover));
   }
@@ -148,6 +153,8 @@ std::string view_hosts(const json::object& answer, bool coloured) {
                  : reachable           ? Cell("reachable", Colour::good)
                                        : Cell("unreachable", Colour::bad);
     if (flag_of(host, "assigner")) state.text += ", assigns LIDs";
+    if (flag_of(host, "drained")) state.text += ", drained";
+    if (flag_of(host, "critical")) state.text += ", others depend on it";
     // The chosen way first.
     std::vector<Cell> ways;
     for (const bool chosen : {true, false}) {
@@ -318,7 +325,13 @@ std::string view_path(const json::object& answer, bool coloured) {
     }
   }
   if (single) out += "there is no other way\n";
-  return out;
+  const std::string why = text_of(answer, "why");
+  if (why.empty() || single) return out;
+  const auto* seconds = answer.if_contains("seconds");
+  out += "why: " + why;
+  if (seconds != nullptr && seconds->is_number())
+    out += fmt::format("; for {}", show_age(number_of(answer, "seconds")));
+  return out + '\n';
 }
 
 std::string view_counters(const json::object& answer, bool coloured, bool all) {
@@ -344,6 +357,19 @@ std::string view_counters(const json::object& answer, bool coloured, bool all) {
     }
   }
   return table.render(coloured);
+}
+
+std::string view_doctor(const json::object& answer, bool coloured) {
+  std::string out;
+  for (const auto& value : array_of(answer, "findings")) {
+    const json::object& finding = value.as_object();
+    const std::string level = text_of(finding, "level");
+    out += fmt::format("{} {}\n    shows as: {}\n    do: {}\n",
+                       paint(level + ":", level == "note" ? Colour::plain : Colour::bad, coloured),
+                       text_of(finding, "text"), text_of(finding, "evidence"), text_of(finding, "advice"));
+  }
+  if (flag_of(answer, "well")) out += paint("nothing is wrong", Colour::good, coloured) + "\n";
+  return out;
 }
 
 std::string view_event(const json::object& event, bool coloured) {

@@ -15,6 +15,7 @@ std::string view_path(const boost::json::object& answer, bool coloured);
 /// Figures that are 0 are left out, unless `all`.
 std::string view_gateway(const boost::json::object& answer, bool coloured);
 std::string view_counters(const boost::json::object& answer, bool coloured, bool all);
+std::string view_doctor(const boost::json::object& answer, bool coloured);
 std::string view_log(const boost::json::object& answer, bool coloured);
 /// One event, one line.
 std::string view_event(const boost::json::object& event, bool coloured);

@@ -14,7 +14,10 @@
 #include <atomic>
 #include <boost/json.hpp>
 #include <deque>
+#include <fstream>
+#include <numeric>
 #include <set>
+#include <sstream>
 #include <thread>
 
 #include "tools/fabricctl/client.hpp"
@@ -36,6 +39,7 @@ constexpr auto kQuiet = milliseconds(1000);           ///< nothing comes for so 
 constexpr auto kSettled = milliseconds(50);           ///< all is there; time for duplicates
 constexpr std::uint16_t kProbePort = 8100, kStreamPort = 8099;
 constexpr std::size_t kMaxFlows = 4;
+constexpr auto kSlack = milliseconds(2);  ///< that the sender makes up for
 constexpr std::size_t kProbeSize = 64;
 constexpr std::uint64_t kStreamRate = 12'500'000;  ///< bytes a second: a load, not the machine's limit
 constexpr std::size_t kStreamChunk = 16384;
@@ -250,7 +254,9 @@ class Probes {
     auto next = steady_clock::now();
     for (std::size_t turn = 0; !stop.stop_requested(); turn = (turn + 1) % flows_.size()) {
       std::this_thread::sleep_until(next);
-      next += interval_;
+      // What this thread has missed is not made up for: a burst of thousands at once is not the rate that is
+      // asked for, and overruns queues that have nothing to do with the fault.
+      next = std::max(next + interval_, steady_clock::now() - kSlack);
       Flow& flow = flows_[turn];
       const std::uint32_t sequence = flow.sent;
       std::memcpy(probe.data(), &sequence, sizeof sequence);
@@ -406,6 +412,111 @@ std::string winner(const Lab& lab, const std::vector<unsigned>& witnesses, syste
   return detector;
 }
 
+/// The forwarders' counters, by host; of those that answer.
+class Counts {
+ public:
+  explicit Counts(const Lab& lab) {
+    for (const LabDescription::Host& host : lab.description().hosts) {
+      try {
+        answers_[host.name] = Client(lab.fabricd_socket(host.name)).ask("counters", {}, 10);
+        json::object& figures = answers_[host.name].at("host").as_object();
+        lab.namespace_of(host.name).visit([&] { figures["drop_kernel_queue"] = kernel_queue_drops(); });
+      } catch (const Failed&) {
+      } catch (const NoDaemon&) {  // it has no power now
+      }
+    }
+  }
+
+  [[nodiscard]] std::uint64_t host(const std::string& name, const std::string& counter) const {
+    const auto answer = answers_.find(name);
+    return answer == answers_.end() ? 0 : number(answer->second.at("host").as_object(), counter);
+  }
+  /// `port` as in a cable's end, from 1.
+  [[nodiscard]] std::uint64_t port(const std::string& name, unsigned port, const std::string& counter) const {
+    const auto answer = answers_.find(name);
+    if (answer == answers_.end()) return 0;
+    for (const json::value& entry : answer->second.at("ports").as_array()) {
+      if (entry.at("port").to_number<unsigned>() == port && entry.as_object().contains("data"))
+        return number(entry.at("data").as_object(), counter);
+    }
+    return 0;
+  }
+  [[nodiscard]] std::vector<std::string> drops(const std::string& name) const {
+    std::vector<std::string> names;
+    const auto answer = answers_.find(name);
+    if (answer == answers_.end()) return names;
+    for (const auto& figure : answer->second.at("host").as_object())
+      if (figure.key().starts_with("drop_")) names.emplace_back(figure.key());
+    return names;
+  }
+
+ private:
+  /// What the kernel's queue in front of fab0 has dropped, in this thread's network namespace.
+  static std::uint64_t kernel_queue_drops() {
+    std::ifstream table("/proc/thread-self/net/dev");
+    for (std::string line; std::getline(table, line);) {
+      std::istringstream words(line);
+      std::string name;
+      if (!(words >> name) || name != "fab0:") continue;
+      std::uint64_t figure = 0;
+      for (int column = 0; column < 12; ++column) words >> figure;  // the fourth of what is sent
+      return figure;
+    }
+    return 0;
+  }
+  static std::uint64_t number(const json::object& figures, const std::string& name) {
+    const json::value* value = figures.if_contains(name);
+    return value == nullptr ? 0 : value->to_number<std::uint64_t>();
+  }
+  std::map<std::string, json::object> answers_;
+};
+
+/// As fabricctl numbers it: over all adapters of the host.
+unsigned port_number(const LabDescription& lab, const softhca::CableEnd& end) {
+  const auto& hcas = lab.hosts[end.host].hcas;
+  return std::accumulate(hcas.begin(), hcas.begin() + end.hca, end.port);
+}
+
+/// Frames that the dead host had acknowledged and not passed on. Its neighbours know: what their adapters had
+/// acknowledged (sent) less what came out of it (received). What came out although its acknowledgement was
+/// lost has been sent again, so that it shows as a duplicate somewhere.
+std::uint64_t held_by(const LabDescription& lab, unsigned dead, const Counts& before, const Counts& after) {
+  std::int64_t held = 0;
+  const auto difference = [](std::uint64_t now, std::uint64_t then) {
+    return static_cast<std::int64_t>(now) - static_cast<std::int64_t>(then);
+  };
+  for (const auto& [a, b] : lab.cables) {
+    for (const auto& [near, far] : {std::pair(a, b), std::pair(b, a)}) {
+      if (far.host != dead || near.host == dead) continue;
+      const std::string& name = lab.hosts[near.host].name;
+      const unsigned port = port_number(lab, near);
+      held += difference(after.port(name, port, "sent_frames"), before.port(name, port, "sent_frames"));
+      held -=
+          difference(after.port(name, port, "received_frames"), before.port(name, port, "received_frames"));
+    }
+  }
+  for (unsigned host = 0; host < lab.hosts.size(); ++host) {
+    if (host == dead) continue;
+    for (const char* again : {"drop_duplicate", "drop_late"})
+      held += difference(after.host(lab.hosts[host].name, again), before.host(lab.hosts[host].name, again));
+  }
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(held, 0));
+}
+
+/// By reason, over all hosts; one that has begun anew counts from there.
+std::map<std::string, std::uint64_t> dropped_between(const LabDescription& lab, const Counts& before,
+                                                     const Counts& after) {
+  std::map<std::string, std::uint64_t> dropped;
+  for (const LabDescription::Host& host : lab.hosts) {
+    for (const std::string& reason : after.drops(host.name)) {
+      if (reason == "drop_duplicate" || reason == "drop_late" || reason == "drop_multicast") continue;
+      const std::uint64_t then = before.host(host.name, reason), now = after.host(host.name, reason);
+      if (const auto frames = now >= then ? now - then : now; frames != 0) dropped[reason] += frames;
+    }
+  }
+  return dropped;
+}
+
 DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
   const LabDescription& shape = lab.description();
   const auto ways_are = [&](std::optional<unsigned> cable, std::optional<unsigned> host) {
@@ -417,12 +528,39 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
     const auto& [a, b] = shape.cables[*target.cable];
     return shape.to_string(first ? a : b);
   };
+  const bool drains = options.kind == DrillOptions::Kind::drain;
+  const auto way_round = [&] {
+    await("the way round the fault", [&] { return ways_are(target.cable, target.host); });
+  };
   const auto fail = [&] {
-    target.cable ? lab.hardware().cut(cable_end(true), cable_end(false), options.silent)
-                 : lab.kill(target.text, options.silent);
+    if (target.cable) return lab.hardware().cut(cable_end(true), cable_end(false), options.silent);
+    if (drains) {
+      ask(lab, *target.host, "drain", {});
+      way_round();
+      // What is on the way through it has gone when nothing more is relayed.
+      for (std::uint64_t before = 0, now = 1; before != now;) {
+        before = Counts(lab).host(target.text, "frames_relayed");
+        std::this_thread::sleep_for(kSettled);
+        now = Counts(lab).host(target.text, "frames_relayed");
+      }
+    }
+    lab.kill(target.text, options.silent);
+  };
+  const auto undrain = [&] {
+    await("fabricd on " + target.text, [&] {
+      try {
+        ask(lab, *target.host, "undrain", {});
+        return true;
+      } catch (const Failed&) {  // it has no adapter yet
+      } catch (const NoDaemon&) {
+      }
+      return false;
+    });
   };
   const auto repair = [&] {
-    target.cable ? lab.hardware().mend(cable_end(true), cable_end(false)) : lab.start(target.text);
+    if (target.cable) return lab.hardware().mend(cable_end(true), cable_end(false));
+    lab.start(target.text);
+    if (drains) undrain();
   };
   // Whatever happens, the lab is left whole.
   struct Repair {
@@ -437,6 +575,7 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
   } guard{repair};
 
   await("traffic on the short way", [&] { return ways_are(std::nullopt, std::nullopt); });
+  const Counts before(lab);
   Probes probes(lab, target, options.rate);
   Stream stream(lab, target.flows[0].first, target.flows[0].second);
   const auto flowing = [&](const std::string& when) {
@@ -450,15 +589,16 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
   const auto begin = system_clock::now();
   fail();
   flowing("after the fault");
-  await("the way round the fault", [&] { return ways_are(target.cable, target.host); });
+  way_round();
   flowing("on the way round the fault");
-  const std::string detector = winner(lab, target.witnesses, begin);
+  const std::string detector = drains ? "" : winner(lab, target.witnesses, begin);
+  DrillRun run{target.text};
+  if (target.host) run.held = held_by(shape, *target.host, before, Counts(lab));
   repair();
   guard.needed = false;
   await("the short way after the repair", [&] { return ways_are(std::nullopt, std::nullopt); });
   flowing("after the repair");
 
-  DrillRun run{target.text};
   run.detector = detector;
   run.tcp_bytes = stream.finish();
   for (const FlowResult& flow : probes.finish()) {
@@ -468,11 +608,13 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
     run.reordered += flow.reordered;
     run.gap_ms = std::max(run.gap_ms, std::chrono::duration<double, std::milli>(flow.longest_gap).count());
   }
+  run.dropped = dropped_between(shape, before, Counts(lab));
   return run;
 }
 
 struct Totals {
-  std::uint64_t sent = 0, lost = 0, duplicated = 0, reordered = 0, tcp_bytes = 0;
+  std::uint64_t sent = 0, lost = 0, duplicated = 0, reordered = 0, tcp_bytes = 0, held = 0, unexplained = 0;
+  std::map<std::string, std::uint64_t> dropped;
   std::vector<double> gaps;
   std::map<std::string, std::uint64_t> detectors{{"event", 0}, {"completion", 0}, {"heartbeat", 0}};
 
@@ -483,6 +625,9 @@ struct Totals {
       duplicated += run.duplicated;
       reordered += run.reordered;
       tcp_bytes += run.tcp_bytes;
+      held += run.held;
+      unexplained += lab::unexplained(run);
+      for (const auto& [reason, frames] : run.dropped) dropped[reason] += frames;
       gaps.push_back(run.gap_ms);
       if (!run.detector.empty()) ++detectors[run.detector];
     }
@@ -490,10 +635,37 @@ struct Totals {
 };
 
 const char* name_of(DrillOptions::Kind kind) {
-  return kind == DrillOptions::Kind::cable ? "cable" : "host";
+  switch (kind) {
+    case DrillOptions::Kind::cable:
+      return "cable";
+    case DrillOptions::Kind::host:
+      return "host";
+    case DrillOptions::Kind::drain:
+      break;
+  }
+  return "drain";
+}
+
+/// In the plural, as in "10 silent cuts of a cable".
+std::string what_of(const DrillOptions& options) {
+  switch (options.kind) {
+    case DrillOptions::Kind::cable:
+      return options.silent ? "silent losses of a cable" : "losses of a cable";
+    case DrillOptions::Kind::host:
+      return options.silent ? "silent losses of a transit host" : "losses of a transit host";
+    case DrillOptions::Kind::drain:
+      break;
+  }
+  return "times a transit host was drained, off and on, and undrained";
 }
 
 }  // namespace
+
+std::uint64_t unexplained(const DrillRun& run) {
+  std::uint64_t explained = run.held;
+  for (const auto& [reason, frames] : run.dropped) explained += frames;
+  return run.lost > explained ? run.lost - explained : 0;
+}
 
 DrillResult drill(const Lab& lab, const DrillOptions& options,
                   const std::function<void(const DrillRun&)>& progress) {
@@ -510,6 +682,8 @@ std::string DrillResult::to_json() const {
   const Totals totals(runs);
   json::object detectors;
   for (const char* name : {"event", "completion", "heartbeat"}) detectors[name] = totals.detectors.at(name);
+  json::object dropped;
+  for (const auto& [reason, frames] : totals.dropped) dropped[reason] = frames;
   return json::serialize(json::object{{"schema", 1},
                                       {"kind", name_of(options.kind)},
                                       {"silent", options.silent},
@@ -522,20 +696,30 @@ std::string DrillResult::to_json() const {
                                        {{"median", percentile(totals.gaps, 0.5)},
                                         {"p99", percentile(totals.gaps, 0.99)},
                                         {"max", percentile(totals.gaps, 1)}}},
-                                      {"detector", std::move(detectors)}});
+                                      {"detector", std::move(detectors)},
+                                      {"held", totals.held},
+                                      {"dropped", std::move(dropped)},
+                                      {"unexplained", totals.unexplained}});
 }
 
 std::string DrillResult::to_text() const {
   const Totals totals(runs);
-  return fmt::format(
-      "{} {} of {}: {} probes sent, {} lost, {} duplicated, {} reordered; TCP {:.1f} MB, all right\n"
-      "longest gap: median {:.2f} ms, 99th percentile {:.2f} ms, worst {:.2f} ms\n"
-      "first to notice: port event {}, failed completion {}, heartbeat {}\n",
-      runs.size(), options.silent ? "silent losses" : "losses",
-      options.kind == DrillOptions::Kind::cable ? "a cable" : "a transit host", totals.sent, totals.lost,
-      totals.duplicated, totals.reordered, static_cast<double>(totals.tcp_bytes) / 1e6,
-      percentile(totals.gaps, 0.5), percentile(totals.gaps, 0.99), percentile(totals.gaps, 1),
-      totals.detectors.at("event"), totals.detectors.at("completion"), totals.detectors.at("heartbeat"));
+  std::string text = fmt::format(
+      "{} {}: {} probes sent, {} lost, {} duplicated, {} reordered; TCP {:.1f} MB, all right\n"
+      "longest gap: median {:.2f} ms, 99th percentile {:.2f} ms, worst {:.2f} ms\n",
+      runs.size(), what_of(options), totals.sent, totals.lost, totals.duplicated, totals.reordered,
+      static_cast<double>(totals.tcp_bytes) / 1e6, percentile(totals.gaps, 0.5),
+      percentile(totals.gaps, 0.99), percentile(totals.gaps, 1));
+  if (options.kind != DrillOptions::Kind::drain) {
+    text += fmt::format("first to notice: port event {}, failed completion {}, heartbeat {}\n",
+                        totals.detectors.at("event"), totals.detectors.at("completion"),
+                        totals.detectors.at("heartbeat"));
+  }
+  if (options.kind == DrillOptions::Kind::host)
+    text += fmt::format("held by dead hosts (acknowledged, not passed on): {} frames\n", totals.held);
+  for (const auto& [reason, frames] : totals.dropped) text += fmt::format("{}: {} frames\n", reason, frames);
+  if (totals.unexplained != 0) text += fmt::format("lost without an explanation: {}\n", totals.unexplained);
+  return text;
 }
 
 }  // namespace fabric::tools::lab

@@ -21,7 +21,11 @@
 namespace fabric::tools::lab {
 
 struct DrillOptions {
-  enum class Kind : std::uint8_t { cable, host } kind = Kind::cable;
+  enum class Kind : std::uint8_t {
+    cable,  ///< is cut, and mended
+    host,   ///< a transit host loses its power, and gets it back
+    drain,  ///< a transit host is drained, switched off, switched on and undrained
+  } kind = Kind::cable;
   bool silent = false;
   unsigned runs = 10;
   unsigned rate = 10000;  ///< probes a second, of all flows together
@@ -33,6 +37,11 @@ struct DrillRun {
   double gap_ms = 0;            ///< longest, of all flows
   std::string detector;         ///< of whoever noticed first; empty if nobody says
   std::uint64_t tcp_bytes = 0;  ///< delivered, content checked
+  /// What a host that died had acknowledged and not passed on, of probes and stream together, by its
+  /// neighbours' counters.
+  std::uint64_t held = 0;
+  /// What forwarders have dropped, by their own counters, duplicates apart. Reason to frames.
+  std::map<std::string, std::uint64_t> dropped;
 };
 
 struct DrillResult {
@@ -41,6 +50,9 @@ struct DrillResult {
   [[nodiscard]] std::string to_json() const;
   [[nodiscard]] std::string to_text() const;
 };
+
+/// Of `lost` probes those that nothing explains: neither what a dead host held nor what forwarders dropped.
+[[nodiscard]] std::uint64_t unexplained(const DrillRun& run);
 
 /// Runs the drill on a lab that is up. `progress` is called after each run. Throws Error when the lab has
 /// nothing to fail without parting it, when something does not recover within 20 s, or when the TCP stream

@@ -130,10 +130,11 @@ int main(int argc, char** argv) {
       app.add_subcommand("drill", "Traffic, a fault, its repair: what was lost, and how long the gap was.");
   drill
       ->add_option("kind", drill_kind,
-                   "cable (cut and mended), host (a transit host dies and comes back) or gateway (the\nhost "
-                   "that serves it fails)")
+                   "cable (cut and mended), host (a transit host dies and comes back), drain (it is "
+                   "drained,\nswitched "
+                   "off and on, and undrained) or gateway (the host that serves it fails)")
       ->required()
-      ->check(CLI::IsMember({"cable", "host", "gateway"}));
+      ->check(CLI::IsMember({"cable", "host", "drain", "gateway"}));
   fabric::tools::lab::GatewayDrillOptions gateway_options;
   drill
       ->add_option(
@@ -237,16 +238,20 @@ int main(int argc, char** argv) {
       std::cout << (as_json ? result.to_json() + "\n" : "\n" + result.to_text()) << std::flush;
     } else if (drill->parsed()) {
       using Kind = fabric::tools::lab::DrillOptions::Kind;
-      drill_options.kind = drill_kind == "cable" ? Kind::cable : Kind::host;
+      drill_options.kind = drill_kind == "cable"  ? Kind::cable
+                           : drill_kind == "host" ? Kind::host
+                                                  : Kind::drain;
       unsigned number = 0;
       if (!as_json)
-        std::printf("%4s %-16s %8s %6s %6s %6s %9s %s\n", "run", "fault", "sent", "lost", "dupl.", "reord.",
-                    "gap[ms]", "detector");
+        std::printf("%4s %-16s %8s %6s %6s %6s %9s %-10s %s\n", "run", "fault", "sent", "lost", "dupl.",
+                    "reord.", "gap[ms]", "detector", "held, dropped");
       const auto result = fabric::tools::lab::drill(lab, drill_options, [&](const auto& run) {
         ++number;
         if (as_json) return;
-        std::printf("%4u %-16s %8lu %6lu %6lu %6lu %9.2f %s\n", number, run.fault.c_str(), run.sent, run.lost,
-                    run.duplicated, run.reordered, run.gap_ms, run.detector.c_str());
+        std::string notes = run.held != 0 ? std::to_string(run.held) + " held" : "";
+        for (const auto& [reason, frames] : run.dropped) notes += " " + reason + " " + std::to_string(frames);
+        std::printf("%4u %-16s %8lu %6lu %6lu %6lu %9.2f %-10s %s\n", number, run.fault.c_str(), run.sent,
+                    run.lost, run.duplicated, run.reordered, run.gap_ms, run.detector.c_str(), notes.c_str());
         std::fflush(stdout);
       });
       std::cout << (as_json ? result.to_json() + "\n" : "\n" + result.to_text()) << std::flush;
