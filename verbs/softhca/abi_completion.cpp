@@ -40,11 +40,14 @@ void CompletionQueueObject::settle_pending() {
 
 /// Under `polling`.
 bool CompletionQueueObject::poll_one(Completion& completion) {
-  if (!queue().pop(completion)) return false;
+  if (!queue->pop(completion)) return false;
+  QueuePair* qp = process->qps[qp_index(completion.qp_num)].load(std::memory_order_acquire);
+  if (qp == nullptr) return true;
   if (completion.is_send) {
     // Its request and all before it leave the send queue.
-    QueuePair* qp = process->qps[qp_index(completion.qp_num)].load(std::memory_order_acquire);
-    if (qp != nullptr) qp->freed.store(completion.wqe_index + 1, std::memory_order_release);
+    qp->freed.store(completion.wqe_index + 1, std::memory_order_release);
+  } else {
+    qp->receive_completed();
   }
   return true;
 }
@@ -85,7 +88,7 @@ int poll_cq(ibv_cq* cq, int count, ibv_wc* completions) {
 
 int req_notify_cq(ibv_cq* cq, int solicited_only) {
   CompletionQueueObject& object = object_of(cq);
-  object.queue().arm(solicited_only != 0 ? Armed::solicited : Armed::any);
+  object.queue->arm(solicited_only != 0 ? Armed::solicited : Armed::any);
   // What was acknowledged completes now: nobody may poll before there is an event.
   if (object.pending_count.load(std::memory_order_seq_cst) != 0) object.settle_pending();
   return 0;
@@ -165,6 +168,7 @@ CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq
   object->index = *index;
   object->process = &process;
   object->ring_bytes = bytes;
+  object->queue.emplace(process.lab, process.seat, *index);
   SharedCq& shared = process.arena.cqs[*index];
   object->shared = &shared;
   shared.producer = shared.seen_consumer = 0;
@@ -253,8 +257,7 @@ int ibv_resize_cq(ibv_cq* cq, int cqe) {
   std::lock_guard polling(object.polling);
   object.shared->lock.lock(process.seat);
   const std::uint64_t before = object.shared->offset;
-  auto* fresh = reinterpret_cast<CompletionSlot*>(process.lab.arena_bytes(process.seat) + *ring);
-  const bool moved = object.queue().move_to(fresh, *ring, slots);
+  const bool moved = object.queue->move_to(*ring, slots);
   object.shared->lock.unlock();
   if (!moved) {
     process.give_ring(*ring, bytes);

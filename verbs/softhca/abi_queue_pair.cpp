@@ -21,19 +21,22 @@ std::uint32_t state_word(ibv_qp_state state) {
   return static_cast<std::uint32_t>(state) + 1;
 }
 
-/// Appends receive requests to a ring; `posting` serializes callers.
-int post_receives(std::mutex& posting, ReceiveQueue queue, const ReceiveRing& ring, ibv_recv_wr* wr,
-                  ibv_recv_wr** bad, auto waiting) {
-  std::lock_guard lock(posting);
+/// Appends receive requests to the ring of a queue pair or an SRQ.
+template <class Object>
+int post_receives(Object& object, ReceiveRing& ring, ibv_recv_wr* wr, ibv_recv_wr** bad) {
+  ReceiveQueue queue(object.process->lab.arena_bytes(object.process->seat), ring);
+  std::lock_guard lock(object.posting);
   for (; wr != nullptr; wr = wr->next) {
     if (wr->num_sge < 0 || static_cast<std::uint32_t>(wr->num_sge) > ring.max_sge) {
       *bad = wr;
       return EINVAL;
     }
-    if (!queue.post(wr->wr_id, wr->sg_list, static_cast<std::uint32_t>(wr->num_sge), waiting())) {
+    if (!queue.post(wr->wr_id, wr->sg_list, static_cast<std::uint32_t>(wr->num_sge),
+                    object.posted - object.completed.load(std::memory_order_acquire))) {
       *bad = wr;
       return ENOMEM;
     }
+    ++object.posted;
   }
   return 0;
 }
@@ -45,13 +48,7 @@ int QueuePair::post_receive(ibv_recv_wr* wr, ibv_recv_wr** bad) {
     *bad = wr;
     return EINVAL;
   }
-  ReceiveQueue queue(process->lab.arena_bytes(process->seat), shared->receive);
-  // A request that has completed leaves the ring a moment after its completion can be polled.
-  const auto waiting = [&] {
-    const std::uint32_t leaving = shared->journal.busy.load(std::memory_order_acquire);
-    return queue.size() - leaving;
-  };
-  const int error = post_receives(posting, queue, shared->receive, wr, bad, waiting);
+  const int error = post_receives(*this, shared->receive, wr, bad);
   if (state() == IBV_QPS_ERR) {
     shared->lock.lock(process->seat);
     const FlushOutcome outcome =
@@ -73,9 +70,7 @@ int post_recv(ibv_qp* qp, ibv_recv_wr* wr, ibv_recv_wr** bad) {
 }
 
 int post_srq_recv(ibv_srq* srq, ibv_recv_wr* wr, ibv_recv_wr** bad) {
-  SharedReceiveQueue& object = object_of(srq);
-  ReceiveQueue queue(object.process->lab.arena_bytes(object.process->seat), object.shared->receive);
-  return post_receives(object.posting, queue, object.shared->receive, wr, bad, [&] { return queue.size(); });
+  return post_receives(object_of(srq), object_of(srq).shared->receive, wr, bad);
 }
 
 ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
@@ -149,7 +144,7 @@ ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
   shared.receive.slots = layout.slots;
   shared.receive.max_wr = layout.max_wr;
   shared.receive.max_sge = layout.max_sge;
-  shared.receive.head = 0;
+  shared.receive.head = shared.receive.seen_tail = 0;
   shared.receive.tail = 0;
   if (process.arena.header.qps < *index + 1) process.arena.header.qps = *index + 1;
 
@@ -210,10 +205,13 @@ void forget_completions(QueuePair& qp) {
   for (CompletionQueueObject* cq : {qp.send_cq, qp.recv_cq}) {
     std::lock_guard polling(cq->polling);
     cq->shared->lock.lock(qp.process->seat);
-    cq->queue().forget(qp.number());
+    const std::uint32_t receives = cq->queue->forget(qp.number());
     cq->shared->lock.unlock();
+    if (qp.ibv.qp_base.srq != nullptr) qp.receive_completed(receives);
     if (qp.send_cq == qp.recv_cq) break;
   }
+  std::lock_guard posting(qp.posting);
+  qp.completed.store(qp.posted, std::memory_order_release);  // its own queue is empty
 }
 
 /// Takes the queue pair off the list of those whose acknowledgements have come.
@@ -462,7 +460,7 @@ ibv_srq* ibv_create_srq(ibv_pd* pd, ibv_srq_init_attr* attr) {
   shared.receive.slots = layout.slots;
   shared.receive.max_wr = layout.max_wr;
   shared.receive.max_sge = layout.max_sge;
-  shared.receive.head = 0;
+  shared.receive.head = shared.receive.seen_tail = 0;
   shared.receive.tail = 0;
   if (process.arena.header.srqs < *index + 1) process.arena.header.srqs = *index + 1;
   ibv_srq& srq = object->ibv;

@@ -18,7 +18,7 @@ struct QueuePair::Batch {
     std::vector<ibv_sge> sges;
     std::vector<std::byte> inline_data;
   };
-  std::mutex mutex;  ///< held from wr_start to wr_complete or wr_abort
+  SpinLock mutex;  ///< held from wr_start to wr_complete or wr_abort
   std::deque<Entry> entries;
 };
 

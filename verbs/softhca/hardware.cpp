@@ -391,6 +391,9 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
         if (request.hca >= model_.hosts()[caller.host].hcas.size()) return ENODEV;
         model_.describe_node(now(), caller.host, request.hca, request.text);
         return 0;
+      case Call::update_counters:
+        counters_wanted();
+        return 0;
       case Call::open_umad: {
         const PortNumber port = find_port(caller.host, request);
         if (port == kNoSharedPort) return ENODEV;
@@ -468,6 +471,8 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   }
 
   void received(PortNumber port, const Packet& packet) override { kernel_.receive(now(), port, packet); }
+
+  void counters_wanted() override { collect_traffic(Lab(*memory_, verbs_area()), kHardwareSeat); }
 
   PortNumber find_port(unsigned host, const Request& request) const {
     const auto& hcas = model_.hosts()[host].hcas;
@@ -556,6 +561,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
           clients.push_back({client->client, client->pid, client->host});
         }
       }
+      counters_wanted();
       const std::string answer =
           execute_control(line, model_, now(), clients, [this](unsigned host) { disconnect(host); }) + "\n";
       send_stream(endpoint, answer);

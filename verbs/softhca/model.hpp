@@ -113,6 +113,8 @@ class Model {
     virtual void device_fatal(unsigned host, unsigned hca) = 0;
     /// A MAD that the firmware does not answer: for the software of that host.
     virtual void received(PortNumber port, const Packet& packet) = 0;
+    /// The traffic counters are about to be read: whoever has counted elsewhere brings them up to date.
+    virtual void counters_wanted() {}
   };
 
   /// `memory` is zeroed; the model fills in the port table and is its only writer.

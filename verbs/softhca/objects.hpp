@@ -11,11 +11,13 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "verbs/softhca/engine.hpp"
 #include "verbs/softhca/process.hpp"
 #include "verbs/softhca/queues.hpp"
+#include "verbs/softhca/spin_lock.hpp"
 #include "verbs/softhca/wire.hpp"
 
 namespace fabric::softhca {
@@ -75,16 +77,16 @@ struct CompletionQueueObject {
   std::uint64_t ring_bytes = 0;
   std::atomic<std::uint32_t> users{0};
   std::uint32_t events_fetched = 0, async_fetched = 0;  ///< under ibv.mutex
-  std::mutex polling;
+  SpinLock polling;
+  std::optional<CompletionQueue> queue;  ///< consuming: under `polling`
   Completion current;  ///< of the extended polling calls
   std::uint32_t empty_polls = 0;
   // Queue pairs whose sends have been acknowledged and not yet completed.
-  std::mutex settling;
-  std::mutex pending_mutex;
+  SpinLock settling;
+  SpinLock pending_mutex;
   std::vector<QueuePair*> pending;
   std::atomic<std::uint32_t> pending_count{0};
 
-  [[nodiscard]] CompletionQueue queue() const { return {process->lab, process->seat, index}; }
   /// The acknowledgements that have arrived become completions.
   void settle_pending();
   /// Fills at most `count`; returns how many.
@@ -103,7 +105,9 @@ struct SharedReceiveQueue {
   std::uint64_t ring_bytes = 0;
   std::atomic<std::uint32_t> users{0};
   std::uint32_t async_fetched = 0;
-  std::mutex posting;
+  SpinLock posting;
+  std::uint32_t posted = 0;                 ///< under `posting`
+  std::atomic<std::uint32_t> completed{0};  ///< of the posted, those whose completion has been polled
 };
 inline SharedReceiveQueue& object_of(ibv_srq* srq) {
   return *reinterpret_cast<SharedReceiveQueue*>(srq);
@@ -132,10 +136,12 @@ struct QueuePair {
   ibv_qp_init_attr created{};
   std::uint32_t async_fetched = 0;  ///< under ibv.qp_base.mutex
   std::uint64_t ring_bytes = 0;
-  std::mutex posting;  ///< of receive requests
+  SpinLock posting;  ///< of receive requests
+  std::uint32_t posted = 0;
+  std::atomic<std::uint32_t> completed{0};  ///< as in SharedReceiveQueue
 
   // The send queue. Counters run freely: freed <= acked <= next <= launched <= tail.
-  std::mutex mutex;
+  SpinLock mutex;
   std::vector<SendWqe> send_queue;
   std::vector<SharedSge> send_sges;     ///< max_send_sge per slot
   std::vector<std::byte> send_inline;   ///< max_inline_data per slot
@@ -167,6 +173,8 @@ struct QueuePair {
   [[nodiscard]] ibv_qp_state state() const {
     return static_cast<ibv_qp_state>(shared->state.load(std::memory_order_acquire) - 1);
   }
+  /// A receive request's place is free again, in the queue that it was taken from.
+  void receive_completed(std::uint32_t count = 1);
   int post_send(ibv_send_wr* wr, ibv_send_wr** bad);
   /// All requests of the list, or none.
   int post_batch(ibv_send_wr* wr);
@@ -193,6 +201,12 @@ struct QueuePair {
   void flush();
   std::uint64_t random();
 };
+inline void QueuePair::receive_completed(std::uint32_t count) {
+  if (ibv_srq* srq = ibv.qp_base.srq)
+    object_of(srq).completed.fetch_add(count, std::memory_order_release);
+  else  // the pollers of one completion queue take turns
+    completed.store(completed.load(std::memory_order_relaxed) + count, std::memory_order_release);
+}
 inline QueuePair& object_of(ibv_qp* qp) {
   return *reinterpret_cast<QueuePair*>(qp);
 }

@@ -131,6 +131,7 @@ bool Model::handle_gmp(PortNumber number, const Packet& packet, std::optional<Ma
       ::mad_set_field(answer.data(), kData, IB_CPI_RESP_TIME_VALUE_F, 16);
     }
   } else if (attribute == IB_GSI_PORT_COUNTERS || attribute == IB_GSI_PORT_COUNTERS_EXT) {
+    surroundings_.counters_wanted();
     if (ports.empty()) {
       status = kStatusBadValue;
     } else if (attribute == IB_GSI_PORT_COUNTERS) {

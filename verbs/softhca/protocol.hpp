@@ -50,6 +50,7 @@ enum class Call : std::uint32_t {
   unregister_agent,  ///< key: name of the umad port, value: agent id
   hold_issm,         ///< hca, port. Reply: with the descriptor; IsSM shows until it is closed
   describe_node,     ///< hca, text: NodeDescription
+  update_counters,   ///< traffic counters in the port table are about to be read
 };
 
 struct Request {

@@ -52,7 +52,6 @@ CompletionQueue::Pushed CompletionQueue::push(std::uint32_t seat, const Completi
     journal->cq_entry = number;
     journal->cq_known.store(1, std::memory_order_release);
   }
-  // The ring may have been replaced (resize) since this object was made; the lock makes it steady.
   CompletionSlot& entry = slot(number);
   entry.completion = completion;
   if (cq_.wants_timestamps != 0) entry.completion.timestamp = monotonic_ns();
@@ -79,19 +78,20 @@ CompletionQueue::Pushed CompletionQueue::push(std::uint32_t seat, const Completi
 
 bool CompletionQueue::pop(Completion& completion) {
   const std::uint32_t number = cq_.consumer.load(std::memory_order_relaxed);
-  CompletionSlot& entry = slot(number);
+  CompletionSlot& entry = next(number);
   if (entry.sequence.load(std::memory_order_seq_cst) != number + 1) return false;
   completion = entry.completion;
   cq_.consumer.store(number + 1, std::memory_order_release);
   return true;
 }
 
-bool CompletionQueue::empty() const {
+bool CompletionQueue::empty() {
   const std::uint32_t number = cq_.consumer.load(std::memory_order_relaxed);
-  return slot(number).sequence.load(std::memory_order_seq_cst) != number + 1;
+  return next(number).sequence.load(std::memory_order_seq_cst) != number + 1;
 }
 
-bool CompletionQueue::move_to(CompletionSlot* ring, std::uint64_t offset, std::uint32_t slots) {
+bool CompletionQueue::move_to(std::uint64_t offset, std::uint32_t slots) {
+  auto* ring = reinterpret_cast<CompletionSlot*>(arena_ + offset);
   const std::uint32_t first = cq_.consumer.load(std::memory_order_relaxed);
   if (cq_.producer - first > slots) return false;
   for (std::uint32_t number = first; number != cq_.producer; ++number) {
@@ -100,19 +100,26 @@ bool CompletionQueue::move_to(CompletionSlot* ring, std::uint64_t offset, std::u
   }
   cq_.offset = offset;
   cq_.slots = slots;
-  slots_ = ring;
+  ring_ = nullptr;
   return true;
 }
 
-void CompletionQueue::forget(std::uint32_t qp_num) {
+std::uint32_t CompletionQueue::forget(std::uint32_t qp_num) {
   const std::uint32_t first = cq_.consumer.load(std::memory_order_relaxed);
   std::vector<Completion> kept;
-  for (std::uint32_t number = first; number != cq_.producer; ++number)
-    if (slot(number).completion.qp_num != qp_num) kept.push_back(slot(number).completion);
+  std::uint32_t receives = 0;
+  for (std::uint32_t number = first; number != cq_.producer; ++number) {
+    const Completion& completion = slot(number).completion;
+    if (completion.qp_num != qp_num)
+      kept.push_back(completion);
+    else
+      receives += completion.is_send ? 0 : 1;
+  }
   // The survivors move to the end, so that the producer's count, which journals refer to, stays.
   const std::uint32_t start = cq_.producer - static_cast<std::uint32_t>(kept.size());
   for (std::uint32_t i = 0; i < kept.size(); ++i) slot(start + i).completion = kept[i];
   cq_.consumer.store(start, std::memory_order_release);
+  return receives;
 }
 
 void CompletionQueue::repair() {
@@ -156,12 +163,7 @@ void repair_receive_side(Lab lab, std::uint32_t owner, SharedQp& qp, std::uint32
     SharedSrq& srq = lab.arena(owner).srqs[qp.srq];
     // Popping takes nanoseconds; a holder that does not let go is stopped, and the hardware does not wait for
     // it: then this one buffer stays lost.
-    bool mine = srq.lock.owner() == dead;
-    for (unsigned tries = 0; !mine && tries < 10'000; ++tries) {
-      mine = srq.lock.try_lock(dead);
-      if (!mine) sched_yield();
-    }
-    if (mine) {
+    if (srq.lock.owner() == dead || srq.lock.lock_for_a_while(dead)) {
       // Where the dead still holds the SRQ's lock it may not have come to the pop.
       if (srq.receive.head != journal.head)
         ReceiveQueue(lab.arena_bytes(owner), srq.receive).put_back(journal.taken);

@@ -16,8 +16,9 @@ class ReceiveQueue {
   /// Bytes a ring takes in the arena; sets stride and slots.
   static std::size_t lay_out(ReceiveRing& ring, std::uint32_t max_wr, std::uint32_t max_sge);
 
-  [[nodiscard]] std::uint32_t size() const { return ring_.tail.load(std::memory_order_acquire) - ring_.head; }
-  /// Owner: appends. False if max_wr are waiting already. One caller at a time.
+  [[nodiscard]] std::uint32_t size() const { return ring_.tail.load(std::memory_order_acquire) - head(); }
+  /// Owner: appends. False if max_wr are `waiting` already: posted and not yet seen completed, as on hardware,
+  /// where polling frees the slot. One caller at a time.
   template <class Sge>
   bool post(std::uint64_t wr_id, const Sge* sges, std::uint32_t count, std::uint32_t waiting) {
     const std::uint32_t tail = ring_.tail.load(std::memory_order_relaxed);
@@ -32,14 +33,20 @@ class ReceiveQueue {
   }
   /// Under the lock: the oldest request, which stays where it is; nullptr if there is none.
   [[nodiscard]] const ReceiveWqe* front() const {
-    return ring_.tail.load(std::memory_order_seq_cst) == head() ? nullptr : &slot(head());
+    if (ring_.seen_tail == head()) ring_.seen_tail = ring_.tail.load(std::memory_order_seq_cst);
+    return ring_.seen_tail == head() ? nullptr : &slot(head());
   }
   /// Under the lock: removes the oldest.
   void pop() { ring_.head.store(head() + 1, std::memory_order_release); }
   /// Under the lock: makes `wqe` the oldest again.
   void put_back(const ReceiveWqe& wqe);
   /// Under the lock: forgets all requests.
-  void clear() { ring_.head.store(ring_.tail.load(std::memory_order_acquire), std::memory_order_release); }
+  void clear() {
+    ring_.seen_tail = ring_.tail.load(std::memory_order_acquire);
+    ring_.head.store(ring_.seen_tail, std::memory_order_release);
+  }
+  /// Under the lock: the next request is fetched into the cache, for the next message.
+  void prefetch() const { __builtin_prefetch(&slot(head())); }
 
  private:
   [[nodiscard]] std::uint32_t head() const { return ring_.head.load(std::memory_order_acquire); }
@@ -60,8 +67,7 @@ constexpr std::size_t wqe_bytes(std::uint32_t sges) {
 class CompletionQueue {
  public:
   CompletionQueue(Lab lab, std::uint32_t seat, std::uint32_t index)
-      : cq_(lab.arena(seat).cqs[index]),
-        slots_(reinterpret_cast<CompletionSlot*>(lab.arena_bytes(seat) + cq_.offset)) {}
+      : cq_(lab.arena(seat).cqs[index]), arena_(lab.arena_bytes(seat)) {}
 
   struct Pushed {
     bool overrun = false;  ///< did not fit; the queue is in error from now on (IBV_EVENT_CQ_ERR)
@@ -72,23 +78,38 @@ class CompletionQueue {
               ReceiveJournal* journal = nullptr);
   void woken() { cq_.waker.store(0, std::memory_order_release); }
 
-  /// Consumer, one caller at a time.
+  /// Consumer, one caller at a time. It keeps its object: where the ring is, is written in the line that
+  /// producers write.
   bool pop(Completion& completion);
-  [[nodiscard]] bool empty() const;
+  [[nodiscard]] bool empty();
   /// Consumer: the next completion (of that kind) raises an event.
   void arm(Armed what) { cq_.armed.store(static_cast<std::uint32_t>(what), std::memory_order_seq_cst); }
   /// Consumer, under the lock and alone: moves what is waiting to another ring. False if it does not fit.
-  bool move_to(CompletionSlot* ring, std::uint64_t offset, std::uint32_t slots);
+  bool move_to(std::uint64_t offset, std::uint32_t slots);
   /// Consumer, under the lock and alone: drops what a queue pair that goes away has left (RESET, destroy).
-  void forget(std::uint32_t qp_num);
+  /// How many of them were of receive requests.
+  std::uint32_t forget(std::uint32_t qp_num);
 
   /// reap(): the lock's owner has died. Does not unlock.
   void repair();
 
  private:
-  [[nodiscard]] CompletionSlot& slot(std::uint32_t number) const { return slots_[number & (cq_.slots - 1)]; }
+  /// Under the lock, or where the queue cannot be resized meanwhile.
+  [[nodiscard]] CompletionSlot& slot(std::uint32_t number) const {
+    return reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset)[number & (cq_.slots - 1)];
+  }
+  /// The slot that the consumer looks at.
+  [[nodiscard]] CompletionSlot& next(std::uint32_t number) {
+    if (ring_ == nullptr) {
+      ring_ = reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset);
+      mask_ = cq_.slots - 1;
+    }
+    return ring_[number & mask_];
+  }
   SharedCq& cq_;
-  CompletionSlot* slots_;
+  std::byte* arena_;
+  CompletionSlot* ring_ = nullptr;  ///< the consumer's, from its first look on
+  std::uint32_t mask_ = 0;
 };
 
 /// A receive queue being flushed, or a queue pair being repaired, has to tell somebody.

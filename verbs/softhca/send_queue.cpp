@@ -476,7 +476,7 @@ void QueuePair::settle() {
 }
 
 void QueuePair::complete(const SendWqe& wqe, std::uint32_t request, ibv_wc_status status) {
-  const auto pushed = send_cq->queue().push(process->seat,
+  const auto pushed = send_cq->queue->push(process->seat,
                                             {.wr_id = wqe.wr_id,
                                              .byte_len = wqe.length,
                                              .qp_num = number(),

@@ -129,6 +129,7 @@ std::optional<std::string> sysfs_contents(std::string_view path) {
     if (!number || *number == 0) return std::nullopt;
     const SharedPort& port = session.memory().ports[hca->ports[*number - 1]];
     if (parts.size() == 4) return port_file(port, parts[3]);
+    if (parts.size() == 5 && parts[3] == "counters") Session::get().call({.call = Call::update_counters});
     if (parts.size() == 5) return table_file(port, parts[3], parts[4]);
     return std::nullopt;
   } catch (const std::system_error&) {

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "verbs/softhca/queues.hpp"
+#include "verbs/softhca/spin_lock.hpp"
 
 namespace fabric::softhca {
 namespace {
@@ -67,11 +68,63 @@ void OwnerLock::wait(std::uint32_t seat) {
     if (word_.load(std::memory_order_relaxed) == 0 &&
         word_.compare_exchange_strong(expected, seat, std::memory_order_acquire))
       return;
-    if (spins < 64)
+    if (spins < kSpins)
       __builtin_ia32_pause();
     else
       sched_yield();
   }
+}
+
+namespace {
+
+/// Under VerbsHeader::collecting.
+void collect(Lab lab, SharedQp& qp) {
+  Traffic& traffic = qp.traffic;
+  std::array<std::uint64_t, Traffic::kinds> fresh;
+  for (unsigned kind = 0; kind < Traffic::kinds; ++kind) {
+    const std::uint64_t caused = traffic.caused[kind].load(std::memory_order_relaxed);
+    fresh[kind] = caused - traffic.collected[kind];
+    traffic.collected[kind] = caused;
+  }
+  const std::uint32_t port = traffic.port.load(std::memory_order_relaxed);
+  const std::uint32_t peer = traffic.peer.load(std::memory_order_relaxed);
+  if (fresh[Traffic::out_packets] == 0) return;
+  SharedCounters& here = lab.port(port).counters;
+  SharedCounters& there = lab.port(peer).counters;
+  const auto unicast = fresh[Traffic::out_packets] - fresh[Traffic::out_multicast];
+  here.xmit_data += fresh[Traffic::out_octets];
+  here.xmit_packets += fresh[Traffic::out_packets];
+  here.unicast_xmit_packets += unicast;
+  here.multicast_xmit_packets += fresh[Traffic::out_multicast];
+  here.rcv_data += fresh[Traffic::back_octets];
+  here.rcv_packets += fresh[Traffic::back_packets];
+  here.unicast_rcv_packets += fresh[Traffic::back_packets];
+  there.rcv_data += fresh[Traffic::out_octets];
+  there.rcv_packets += fresh[Traffic::out_packets];
+  there.unicast_rcv_packets += unicast;
+  there.multicast_rcv_packets += fresh[Traffic::out_multicast];
+  there.xmit_data += fresh[Traffic::back_octets];
+  there.xmit_packets += fresh[Traffic::back_packets];
+  there.unicast_xmit_packets += fresh[Traffic::back_packets];
+}
+
+void collect_arena(Lab lab, Arena& arena) {
+  const std::uint32_t count = arena.header.qps.load(std::memory_order_acquire);
+  for (std::uint32_t i = 0; i < count; ++i) collect(lab, arena.qps[i]);
+}
+
+}  // namespace
+
+void collect_traffic(Lab lab, std::uint32_t seat, SharedQp& qp) {
+  if (!lab.header().collecting.lock_for_a_while(seat)) return;
+  collect(lab, qp);
+  lab.header().collecting.unlock();
+}
+
+void collect_traffic(Lab lab, std::uint32_t seat) {
+  if (!lab.header().collecting.lock_for_a_while(seat)) return;
+  for_each_arena(lab, 0, [&](Arena& arena, std::uint32_t) { collect_arena(lab, arena); });
+  lab.header().collecting.unlock();
 }
 
 std::uint32_t take_seat(Lab lab, ClientId client, std::uint32_t pid) {
@@ -85,6 +138,14 @@ std::uint32_t take_seat(Lab lab, ClientId client, std::uint32_t pid) {
     return number;
   }
   return 0;
+}
+
+bool OwnerLock::lock_for_a_while(std::uint32_t seat) {
+  for (unsigned tries = 0; tries < 10'000; ++tries) {
+    if (try_lock(seat)) return true;
+    sched_yield();
+  }
+  return false;
 }
 
 std::size_t verbs_area_size() {
@@ -103,6 +164,8 @@ void reap(LabMemory& memory, std::span<std::byte> area, ClientId client) {
 
   lab.seat(dead).live.store(0, std::memory_order_release);
   Arena& own = lab.arena(dead);
+  if (lab.header().collecting.owner() == dead) lab.header().collecting.unlock();
+  collect_traffic(lab, kHardwareSeat);
   const std::uint32_t own_qps = own.header.qps.load(std::memory_order_acquire);
   for (std::uint32_t i = 0; i < own_qps; ++i) own.qps[i].state.store(0, std::memory_order_release);
 

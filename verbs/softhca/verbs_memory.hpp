@@ -51,6 +51,8 @@ class OwnerLock {
     std::uint32_t expected = 0;
     return word_.compare_exchange_strong(expected, seat, std::memory_order_acquire);
   }
+  /// For those who must not wait for a process that has been stopped: gives up after some milliseconds.
+  bool lock_for_a_while(std::uint32_t seat);
   void unlock() { word_.store(0, std::memory_order_release); }
   [[nodiscard]] std::uint32_t owner() const { return word_.load(std::memory_order_acquire); }
 
@@ -74,14 +76,15 @@ struct ReceiveWqe {
 
 /// Receive work requests in a ring of the arena. The owner appends at `tail`; who holds the lock of the
 /// object that the ring belongs to takes at `head`. Slots are twice what may be posted, so that a request
-/// that a dying process had taken can be put back in front (put_back).
+/// that a dying process had taken can be put back in front (put_back). Three cache lines, so that owner and
+/// taker each keep theirs: neither looks at the other's for every message.
 struct ReceiveRing {
-  std::uint64_t offset;  ///< of the first slot, in the arena
-  std::uint32_t stride;  ///< bytes per slot
-  std::uint32_t slots;   ///< a power of two
+  alignas(64) std::uint64_t offset;  ///< of the first slot, in the arena
+  std::uint32_t stride;              ///< bytes per slot
+  std::uint32_t slots;               ///< a power of two
   std::uint32_t max_wr, max_sge;
-  std::atomic<std::uint32_t> head;  ///< written under the lock
-  std::uint32_t reserved;
+  alignas(64) std::atomic<std::uint32_t> head;  ///< written under the lock
+  std::uint32_t seen_tail;                      ///< last look at `tail`, under the lock
   alignas(64) std::atomic<std::uint32_t> tail;
 };
 
@@ -160,6 +163,17 @@ struct AtomicResult {
   std::uint64_t value;
 };
 
+/// What a queue pair has caused on a cable: requests and what they carry from `port` to `peer`, and what
+/// READ and atomics bring back. Only the owner writes, under its send lock, so that a message costs no atomic
+/// operation and no cache line that somebody else writes; collect_traffic() moves it to the ports' counters.
+struct Traffic {
+  enum Kind { out_octets, out_packets, out_multicast, back_octets, back_packets, kinds };
+  std::atomic<std::uint32_t> port, peer;
+  std::array<std::atomic<std::uint64_t>, kinds> caused;
+  /// What of it is in the ports' counters already.
+  alignas(64) std::array<std::uint64_t, kinds> collected;
+};
+
 struct alignas(64) SharedQp {
   // How it was set up. Written by the owner under `lock`.
   std::atomic<std::uint32_t> state;  ///< 0: no such QP; otherwise enum ibv_qp_state + 1
@@ -183,11 +197,12 @@ struct alignas(64) SharedQp {
   std::uint32_t msn;
   std::uint32_t established;  ///< IBV_EVENT_COMM_EST raised
   ReceiveRing receive;
+  alignas(64) Traffic traffic;
   std::array<AtomicResult, kMaxAtomicResults> atomic_results;
   std::uint32_t atomic_results_next;
   std::atomic<std::uint32_t> multicast_count;
   std::array<MulticastMembership, kMaxQpMulticast> multicast;
-  ReceiveJournal journal;
+  alignas(64) ReceiveJournal journal;
 };
 
 struct alignas(64) SharedSrq {
@@ -230,6 +245,7 @@ struct alignas(64) SharedTransmitter {
 
 struct VerbsHeader {
   std::atomic<std::uint32_t> last_seat;  ///< seats are given out in turn, so that one is reused late
+  OwnerLock collecting;                  ///< of traffic; see collect_traffic()
   std::array<SharedTransmitter, kMaxPorts> transmitters;
   std::array<Seat, kMaxSeats> seats;
 };
@@ -286,6 +302,14 @@ class Lab {
 
 /// Takes a seat for this process; 0 when all are taken.
 std::uint32_t take_seat(Lab lab, ClientId client, std::uint32_t pid);
+
+/// Moves what queue pairs have caused to the counters of the ports: of one queue pair, whose owner is about to
+/// use another port or cable, or of all, before somebody reads counters. `seat`: who does it. Left undone where
+/// another process has stopped in the middle of it.
+void collect_traffic(Lab lab, std::uint32_t seat, SharedQp& qp);
+void collect_traffic(Lab lab, std::uint32_t seat);
+/// The hardware process as the owner of a lock.
+inline constexpr std::uint32_t kHardwareSeat = kMaxSeats;
 
 // ---- For the hardware process ----
 

@@ -42,8 +42,9 @@ bool has_lid(const SharedPort& port, std::uint32_t dlid) {
          dlid >> port.lmc.load(std::memory_order_relaxed) == lid >> port.lmc.load(std::memory_order_relaxed);
 }
 
+/// Of a counter that nobody else writes.
 void bump(std::atomic<std::uint64_t>& counter, std::uint64_t by) {
-  counter.fetch_add(by, std::memory_order_relaxed);
+  counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
 }
 
 bool carries_immediate(std::uint8_t opcode) {
@@ -114,22 +115,27 @@ SharedQp* Wire::find_qp(std::uint32_t qpn) const {
   return qp.state.load(std::memory_order_acquire) == 0 ? nullptr : &qp;
 }
 
-void Wire::count(const SharedQp& from, std::uint32_t to_port, const Message& message) const {
+void Wire::count(SharedQp& from, std::uint32_t to_port, const Message& message) const {
   if (to_port == from.port) return;  // never left the adapter
-  const bool multicast = message.route != nullptr && message.route->dlid >= kFirstMulticastLid;
-  // The side that the data comes from: for a READ the responder sends it.
-  SharedCounters& requester = lab_.port(from.port).counters;
-  SharedCounters& responder = lab_.port(to_port).counters;
-  const std::uint64_t data = message.length + 8 * message.packets;
-  const bool read = is_read(message.opcode);
-  SharedCounters& sender = read ? responder : requester;
-  SharedCounters& receiver = read ? requester : responder;
-  bump(sender.xmit_data, data);
-  bump(sender.xmit_packets, message.packets);
-  bump(receiver.rcv_data, data);
-  bump(receiver.rcv_packets, message.packets);
-  bump(multicast ? sender.multicast_xmit_packets : sender.unicast_xmit_packets, message.packets);
-  bump(multicast ? receiver.multicast_rcv_packets : receiver.unicast_rcv_packets, message.packets);
+  Traffic& traffic = from.traffic;
+  if (traffic.peer.load(std::memory_order_relaxed) != to_port ||
+      traffic.port.load(std::memory_order_relaxed) != from.port) {
+    collect_traffic(lab_, seat_, from);
+    traffic.port.store(from.port, std::memory_order_relaxed);
+    traffic.peer.store(to_port, std::memory_order_relaxed);
+  }
+  const std::uint64_t octets = message.length + 8 * message.packets;
+  if (is_read(message.opcode)) {  // a request without data, and the answer
+    bump(traffic.caused[Traffic::out_octets], 8);
+    bump(traffic.caused[Traffic::out_packets], 1);
+    bump(traffic.caused[Traffic::back_octets], octets);
+    bump(traffic.caused[Traffic::back_packets], message.packets);
+    return;
+  }
+  bump(traffic.caused[Traffic::out_octets], octets);
+  bump(traffic.caused[Traffic::out_packets], message.packets);
+  if (message.route != nullptr && message.route->dlid >= kFirstMulticastLid)
+    bump(traffic.caused[Traffic::out_multicast], message.packets);
 }
 
 // ---- Memory ----
@@ -146,7 +152,7 @@ const SharedMr* Wire::find_memory(std::uint32_t seat, std::uint32_t key, std::ui
 
 // ---- Connected transports ----
 
-Reception Wire::send(const SharedQp& from, std::uint32_t from_qpn, const Message& message) {
+Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& message) {
   const bool reliable = from.type == IBV_QPT_RC;
   const Target target = route(from, from.peer_lid);
   if (target.port == kNoSharedPort) return {};
@@ -213,12 +219,7 @@ Reception Wire::respond(Delivery& delivery) {
       response = write(delivery);
       break;
     case IBV_WR_RDMA_WRITE_WITH_IMM: {
-      SharedQp& qp = delivery.to;
-      std::byte* arena = lab_.arena_bytes(delivery.seat);
-      const bool ready = qp.srq == kNone ? ReceiveQueue(arena, qp.receive).front() != nullptr
-                                         : lab_.arena(delivery.seat).srqs[qp.srq].receive.tail.load() !=
-                                               lab_.arena(delivery.seat).srqs[qp.srq].receive.head;
-      response = ready ? write(delivery) : Response::receiver_not_ready;
+      response = can_receive(delivery) ? write(delivery) : Response::receiver_not_ready;
       if (response == Response::acknowledged) response = receive(delivery, false);
       break;
     }
@@ -386,6 +387,16 @@ Response Wire::atomic(Delivery& delivery) {
   return Response::acknowledged;
 }
 
+bool Wire::can_receive(Delivery& delivery) {
+  std::byte* arena = lab_.arena_bytes(delivery.seat);
+  if (delivery.to.srq == kNone) return ReceiveQueue(arena, delivery.to.receive).front() != nullptr;
+  SharedSrq& srq = lab_.arena(delivery.seat).srqs[delivery.to.srq];
+  srq.lock.lock(seat_);
+  const bool ready = ReceiveQueue(arena, srq.receive).front() != nullptr;
+  srq.lock.unlock();
+  return ready;
+}
+
 /// Takes a receive request, scatters the payload to it if there is one, and completes it.
 Response Wire::receive(Delivery& delivery, bool with_payload) {
   SharedQp& to = delivery.to;
@@ -513,7 +524,11 @@ Response Wire::receive(Delivery& delivery, bool with_payload) {
 
   const auto pushed =
       CompletionQueue(lab_, delivery.seat, to.recv_cq).push(seat_, completion, message.solicited, &journal);
-  if (to.srq == kNone) ReceiveQueue(arena_bytes, to.receive).pop();
+  if (to.srq == kNone) {
+    ReceiveQueue queue(arena_bytes, to.receive);
+    queue.pop();
+    queue.prefetch();
+  }
   journal.busy.store(0, std::memory_order_release);
   delivery.tidings.wake |= pushed.wake;
   if (pushed.overrun) {
@@ -528,7 +543,7 @@ Response Wire::receive(Delivery& delivery, bool with_payload) {
 
 // ---- Datagrams ----
 
-void Wire::send_datagram(const SharedQp& from, std::uint32_t from_qpn, const Message& message) {
+void Wire::send_datagram(SharedQp& from, std::uint32_t from_qpn, const Message& message) {
   const std::uint32_t dlid = message.route->dlid;
   if (dlid < kFirstMulticastLid || dlid == kPermissiveLid) {
     const Target target = route(from, dlid);

@@ -63,9 +63,9 @@ class Wire {
   Wire(Lab lab, Session& session, std::uint32_t seat);
 
   /// Connected transports. `from` is a queue pair of this process, in RTS.
-  Reception send(const SharedQp& from, std::uint32_t from_qpn, const Message& message);
+  Reception send(SharedQp& from, std::uint32_t from_qpn, const Message& message);
   /// UD: nobody answers.
-  void send_datagram(const SharedQp& from, std::uint32_t from_qpn, const Message& message);
+  void send_datagram(SharedQp& from, std::uint32_t from_qpn, const Message& message);
 
   /// Changes whenever what was in flight on the queue pair's cable was lost.
   [[nodiscard]] std::uint64_t epoch(const SharedQp& from) const;
@@ -115,6 +115,7 @@ class Wire {
   Response write(Delivery& delivery);
   Response read(Delivery& delivery, bool again);
   Response atomic(Delivery& delivery);
+  bool can_receive(Delivery& delivery);
   Response receive(Delivery& delivery, bool with_payload);
   Response refuse(Delivery& delivery, Response response);
   void fail(Delivery& delivery);
@@ -122,7 +123,7 @@ class Wire {
   void report_key(const Delivery& delivery);
   void datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& from, std::uint32_t from_qpn,
                    const Message& message);
-  void count(const SharedQp& from, std::uint32_t to_port, const Message& message) const;
+  void count(SharedQp& from, std::uint32_t to_port, const Message& message) const;
 
   Lab lab_;
   Session& session_;
