@@ -29,8 +29,8 @@ int main(int argc, char** argv) {
   ibv_qp_attr attr{};
   attr.qp_state = IBV_QPS_INIT;
   attr.port_num = 1;
-  if (qp == nullptr || ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
-                                                    IBV_QP_ACCESS_FLAGS) != 0)
+  if (qp == nullptr ||
+      ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) != 0)
     return 1;
   for (std::uint64_t id = 0; id < 256; ++id) {
     ibv_sge sge{reinterpret_cast<std::uint64_t>(buffer.data()) + id * 4096, 4096, mr->lkey};

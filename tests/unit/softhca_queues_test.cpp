@@ -171,6 +171,7 @@ TEST_F(Queues, MovesToALargerRing) {
   }
   const std::uint64_t offset = kArenaRings + (256 << 10);
   ASSERT_TRUE(queue().move_to(offset, 64));
+  queue_.emplace(lab_, owner_, 0);
   for (std::uint64_t id = 13; id < 60; ++id)
     EXPECT_FALSE(queue().push(sender_, completion(id), false).overrun);
   for (std::uint64_t id = 3; id < 60; ++id) EXPECT_EQ(polled(), id);

@@ -40,7 +40,7 @@ void CompletionQueueObject::settle_pending() {
 
 /// Under `polling`.
 bool CompletionQueueObject::poll_one(Completion& completion) {
-  if (!queue->pop(completion)) return false;
+  if (!queue.load(std::memory_order_acquire)->pop(completion)) return false;
   QueuePair* qp = process->qps[qp_index(completion.qp_num)].load(std::memory_order_acquire);
   if (qp == nullptr) return true;
   if (completion.is_send) {
@@ -54,7 +54,15 @@ bool CompletionQueueObject::poll_one(Completion& completion) {
 
 int CompletionQueueObject::poll(int count, ibv_wc* completions) {
   if (pending_count.load(std::memory_order_acquire) != 0) settle_pending();
+  // Programs spin here: looking costs no lock.
+  if (queue.load(std::memory_order_acquire)->empty()) {
+    const std::uint32_t in_a_row = empty_polls.load(std::memory_order_relaxed);
+    empty_polls.store(in_a_row + 1, std::memory_order_relaxed);
+    if (in_a_row >= kPatience) sched_yield();
+    return 0;
+  }
   std::lock_guard lock(polling);
+  empty_polls.store(0, std::memory_order_relaxed);
   int found = 0;
   Completion completion;
   while (found < count && poll_one(completion)) {
@@ -73,10 +81,6 @@ int CompletionQueueObject::poll(int count, ibv_wc* completions) {
     wc.sl = completion.sl;
     wc.dlid_path_bits = completion.dlid_path_bits;
   }
-  if (found != 0)
-    empty_polls = 0;
-  else if (++empty_polls > kPatience)
-    sched_yield();
   return found;
 }
 
@@ -88,7 +92,7 @@ int poll_cq(ibv_cq* cq, int count, ibv_wc* completions) {
 
 int req_notify_cq(ibv_cq* cq, int solicited_only) {
   CompletionQueueObject& object = object_of(cq);
-  object.queue->arm(solicited_only != 0 ? Armed::solicited : Armed::any);
+  object.queue.load(std::memory_order_acquire)->arm(solicited_only != 0 ? Armed::solicited : Armed::any);
   // What was acknowledged completes now: nobody may poll before there is an event.
   if (object.pending_count.load(std::memory_order_seq_cst) != 0) object.settle_pending();
   return 0;
@@ -168,7 +172,6 @@ CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq
   object->index = *index;
   object->process = &process;
   object->ring_bytes = bytes;
-  object->queue.emplace(process.lab, process.seat, *index);
   SharedCq& shared = process.arena.cqs[*index];
   object->shared = &shared;
   shared.producer = shared.seen_consumer = 0;
@@ -189,6 +192,7 @@ CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq
     owner.queues.push_back(object);
     ++channel->refcnt;
   }
+  object->use_ring();
   if (process.arena.header.cqs < *index + 1) process.arena.header.cqs = *index + 1;
   ibv_cq_ex& cq = object->ibv;
   cq.context = context;
@@ -257,7 +261,8 @@ int ibv_resize_cq(ibv_cq* cq, int cqe) {
   std::lock_guard polling(object.polling);
   object.shared->lock.lock(process.seat);
   const std::uint64_t before = object.shared->offset;
-  const bool moved = object.queue->move_to(*ring, slots);
+  const bool moved = object.queue.load(std::memory_order_acquire)->move_to(*ring, slots);
+  if (moved) object.use_ring();
   object.shared->lock.unlock();
   if (!moved) {
     process.give_ring(*ring, bytes);

@@ -205,7 +205,7 @@ void forget_completions(QueuePair& qp) {
   for (CompletionQueueObject* cq : {qp.send_cq, qp.recv_cq}) {
     std::lock_guard polling(cq->polling);
     cq->shared->lock.lock(qp.process->seat);
-    const std::uint32_t receives = cq->queue->forget(qp.number());
+    const std::uint32_t receives = cq->queue.load(std::memory_order_acquire)->forget(qp.number());
     cq->shared->lock.unlock();
     if (qp.ibv.qp_base.srq != nullptr) qp.receive_completed(receives);
     if (qp.send_cq == qp.recv_cq) break;

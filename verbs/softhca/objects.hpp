@@ -10,8 +10,8 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "verbs/softhca/engine.hpp"
@@ -78,15 +78,21 @@ struct CompletionQueueObject {
   std::atomic<std::uint32_t> users{0};
   std::uint32_t events_fetched = 0, async_fetched = 0;  ///< under ibv.mutex
   SpinLock polling;
-  std::optional<CompletionQueue> queue;  ///< consuming: under `polling`
+  std::atomic<CompletionQueue*> queue{nullptr};  ///< consuming: under `polling`
+  /// Of each size it ever had: somebody may just be looking whether the one before is empty.
+  std::deque<CompletionQueue> sizes;
   Completion current;  ///< of the extended polling calls
-  std::uint32_t empty_polls = 0;
+  std::atomic<std::uint32_t> empty_polls{0};
   // Queue pairs whose sends have been acknowledged and not yet completed.
   SpinLock settling;
   SpinLock pending_mutex;
   std::vector<QueuePair*> pending;
   std::atomic<std::uint32_t> pending_count{0};
 
+  /// The ring is another one now.
+  void use_ring() {
+    queue.store(&sizes.emplace_back(process->lab, process->seat, index), std::memory_order_release);
+  }
   /// The acknowledgements that have arrived become completions.
   void settle_pending();
   /// Fills at most `count`; returns how many.

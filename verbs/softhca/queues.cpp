@@ -85,7 +85,7 @@ bool CompletionQueue::pop(Completion& completion) {
   return true;
 }
 
-bool CompletionQueue::empty() {
+bool CompletionQueue::empty() const {
   const std::uint32_t number = cq_.consumer.load(std::memory_order_relaxed);
   return next(number).sequence.load(std::memory_order_seq_cst) != number + 1;
 }
@@ -100,7 +100,6 @@ bool CompletionQueue::move_to(std::uint64_t offset, std::uint32_t slots) {
   }
   cq_.offset = offset;
   cq_.slots = slots;
-  ring_ = nullptr;
   return true;
 }
 

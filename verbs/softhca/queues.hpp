@@ -17,8 +17,8 @@ class ReceiveQueue {
   static std::size_t lay_out(ReceiveRing& ring, std::uint32_t max_wr, std::uint32_t max_sge);
 
   [[nodiscard]] std::uint32_t size() const { return ring_.tail.load(std::memory_order_acquire) - head(); }
-  /// Owner: appends. False if max_wr are `waiting` already: posted and not yet seen completed, as on hardware,
-  /// where polling frees the slot. One caller at a time.
+  /// Owner: appends. False if max_wr are `waiting` already: posted and not yet seen completed, as on
+  /// hardware, where polling frees the slot. One caller at a time.
   template <class Sge>
   bool post(std::uint64_t wr_id, const Sge* sges, std::uint32_t count, std::uint32_t waiting) {
     const std::uint32_t tail = ring_.tail.load(std::memory_order_relaxed);
@@ -29,6 +29,8 @@ class ReceiveQueue {
     for (std::uint32_t i = 0; i < count; ++i) wqe.sges[i] = {sges[i].addr, sges[i].length, sges[i].lkey};
     // seq_cst: the poster then looks at the queue pair's state, and who sets that to ERR then looks here.
     ring_.tail.store(tail + 1, std::memory_order_seq_cst);
+    // Taken back from the cache of who has read it while the program does something else.
+    __builtin_prefetch(&slot(tail + 1), 1);
     return true;
   }
   /// Under the lock: the oldest request, which stays where it is; nullptr if there is none.
@@ -67,7 +69,10 @@ constexpr std::size_t wqe_bytes(std::uint32_t sges) {
 class CompletionQueue {
  public:
   CompletionQueue(Lab lab, std::uint32_t seat, std::uint32_t index)
-      : cq_(lab.arena(seat).cqs[index]), arena_(lab.arena_bytes(seat)) {}
+      : cq_(lab.arena(seat).cqs[index]),
+        arena_(lab.arena_bytes(seat)),
+        ring_(reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset)),
+        mask_(cq_.slots - 1) {}
 
   struct Pushed {
     bool overrun = false;  ///< did not fit; the queue is in error from now on (IBV_EVENT_CQ_ERR)
@@ -78,10 +83,10 @@ class CompletionQueue {
               ReceiveJournal* journal = nullptr);
   void woken() { cq_.waker.store(0, std::memory_order_release); }
 
-  /// Consumer, one caller at a time. It keeps its object: where the ring is, is written in the line that
-  /// producers write.
+  /// Consumer, one caller at a time. It keeps its object and makes a new one after move_to: where the ring
+  /// is, stands in the line that producers write.
   bool pop(Completion& completion);
-  [[nodiscard]] bool empty();
+  [[nodiscard]] bool empty() const;
   /// Consumer: the next completion (of that kind) raises an event.
   void arm(Armed what) { cq_.armed.store(static_cast<std::uint32_t>(what), std::memory_order_seq_cst); }
   /// Consumer, under the lock and alone: moves what is waiting to another ring. False if it does not fit.
@@ -99,17 +104,11 @@ class CompletionQueue {
     return reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset)[number & (cq_.slots - 1)];
   }
   /// The slot that the consumer looks at.
-  [[nodiscard]] CompletionSlot& next(std::uint32_t number) {
-    if (ring_ == nullptr) {
-      ring_ = reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset);
-      mask_ = cq_.slots - 1;
-    }
-    return ring_[number & mask_];
-  }
+  [[nodiscard]] CompletionSlot& next(std::uint32_t number) const { return ring_[number & mask_]; }
   SharedCq& cq_;
   std::byte* arena_;
-  CompletionSlot* ring_ = nullptr;  ///< the consumer's, from its first look on
-  std::uint32_t mask_ = 0;
+  CompletionSlot* ring_;
+  std::uint32_t mask_;
 };
 
 /// A receive queue being flushed, or a queue pair being repaired, has to tell somebody.

@@ -476,15 +476,16 @@ void QueuePair::settle() {
 }
 
 void QueuePair::complete(const SendWqe& wqe, std::uint32_t request, ibv_wc_status status) {
-  const auto pushed = send_cq->queue->push(process->seat,
-                                            {.wr_id = wqe.wr_id,
-                                             .byte_len = wqe.length,
-                                             .qp_num = number(),
-                                             .wqe_index = request,
-                                             .status = static_cast<std::uint8_t>(status),
-                                             .opcode = completion_opcode(wqe.opcode),
-                                             .is_send = true},
-                                            false);
+  const auto pushed = send_cq->queue.load(std::memory_order_acquire)
+                          ->push(process->seat,
+                                 {.wr_id = wqe.wr_id,
+                                  .byte_len = wqe.length,
+                                  .qp_num = number(),
+                                  .wqe_index = request,
+                                  .status = static_cast<std::uint8_t>(status),
+                                  .opcode = completion_opcode(wqe.opcode),
+                                  .is_send = true},
+                                 false);
   if (pushed.wake) process->wire.wake(process->seat, send_cq->index);
   if (pushed.overrun) {
     process->wire.raise(process->seat, shared->hca, IBV_EVENT_CQ_ERR, send_cq->index);

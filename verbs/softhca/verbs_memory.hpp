@@ -303,9 +303,9 @@ class Lab {
 /// Takes a seat for this process; 0 when all are taken.
 std::uint32_t take_seat(Lab lab, ClientId client, std::uint32_t pid);
 
-/// Moves what queue pairs have caused to the counters of the ports: of one queue pair, whose owner is about to
-/// use another port or cable, or of all, before somebody reads counters. `seat`: who does it. Left undone where
-/// another process has stopped in the middle of it.
+/// Moves what queue pairs have caused to the counters of the ports: of one queue pair, whose owner is about
+/// to use another port or cable, or of all, before somebody reads counters. `seat`: who does it. Left undone
+/// where another process has stopped in the middle of it.
 void collect_traffic(Lab lab, std::uint32_t seat, SharedQp& qp);
 void collect_traffic(Lab lab, std::uint32_t seat);
 /// The hardware process as the owner of a lock.
