@@ -16,8 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "interoperability"))
-from softhca_lab import Lab, wait_for  # noqa: E402
-from softhca_verbs import free_port, listening  # noqa: E402
+from softhca_lab import Lab, free_port, listening, wait_for  # noqa: E402
 
 BUILD = Path(os.environ.get("FABRIC_BUILD", ROOT / "build"))
 REPEATS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
@@ -33,7 +32,7 @@ def perftest(lab, program, *options):
     text = lab.run("h2", *command, "-i", "1", "localhost")
     server.wait()
     lab.processes.remove(server)
-    return [float(number) for number in re.findall(r"^ \d[\d. ]+", text, re.MULTILINE)[-1].split()]
+    return [float(number) for number in re.findall(r"^ \d[\d. \t]+", text, re.MULTILINE)[-1].split()]
 
 
 def ring(*size):

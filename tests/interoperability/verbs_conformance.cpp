@@ -1112,6 +1112,201 @@ void extended_interfaces(Check& check) {
   check.peer.meet();
 }
 
+/// The device does not have what the check is about.
+bool lacks(Check& check, unsigned capability) {
+  ibv_device_attr attr{};
+  expect_equal(ibv_query_device(check.port.context, &attr), 0, "ibv_query_device");
+  const bool here = (attr.device_cap_flags & capability) == 0;
+  return check.peer.exchange(here) || here;
+}
+
+ibv_wc_status remote_request(Pair& pair, ibv_wr_opcode opcode, const ibv_sge& sge, std::uint64_t address,
+                             std::uint32_t rkey) {
+  std::vector<ibv_sge> sges = {sge};
+  ibv_send_wr wr = pair.request(opcode, 1, sges);
+  wr.wr.rdma = {address, rkey};
+  expect_equal(pair.post(wr), 0, "request");
+  return next_completion(pair.send_cq, "request").status;
+}
+
+constexpr int kEverything = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
+                            IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_MW_BIND;
+
+/// Type 1: bound by ibv_bind_mw to the second half of a region, to the first half, and to nothing.
+void windows_of_type_1(Check& check) {
+  if (lacks(check, IBV_DEVICE_MEM_WINDOW)) return;
+  Buffer buffer(check.port.pd, 8192, kEverything);
+  ibv_mw* window = check.active ? nullptr : ibv_alloc_mw(check.port.pd, IBV_MW_TYPE_1);
+  expect(check.active || window != nullptr, "ibv_alloc_mw");
+  for (const std::size_t offset : {4096U, 0U}) {
+    Pair pair(check.port, Setup{});
+    pair.connect(check.peer, &buffer);
+    std::uint32_t key = 0;
+    if (!check.active) {
+      const std::uint32_t before = window->rkey;
+      ibv_mw_bind bind{};
+      bind.wr_id = 3;
+      bind.send_flags = IBV_SEND_SIGNALED;
+      bind.bind_info = {buffer.mr, reinterpret_cast<std::uint64_t>(buffer.bytes.data()) + offset, 4096,
+                        IBV_ACCESS_REMOTE_WRITE};
+      expect_equal(ibv_bind_mw(pair.qp, window, &bind), 0, "ibv_bind_mw");
+      const ibv_wc wc = expect_success(pair.send_cq, "binding");
+      expect_equal(static_cast<int>(wc.opcode), static_cast<int>(IBV_WC_BIND_MW), "opcode");
+      expect_equal(wc.wr_id, 3, "wr_id");
+      expect(window->rkey != before, "a binding has a key of its own");
+      expect_equal(ibv_dereg_mr(buffer.mr), EBUSY, "region with a window");
+      key = window->rkey;
+    }
+    key = check.peer.exchange(key);
+    if (check.active) {
+      const std::uint64_t base = pair.theirs.memory + offset;
+      buffer.bytes[0] = 77;
+      expect_equal(remote_request(pair, IBV_WR_RDMA_WRITE, buffer.sge(0, 8), base + 100, key), IBV_WC_SUCCESS,
+                   "write into the window");
+      expect_equal(remote_request(pair, IBV_WR_RDMA_WRITE, buffer.sge(0, 8), base + 4096 - 7, key),
+                   IBV_WC_REM_ACCESS_ERR, "write beyond the window");
+    }
+    check.peer.meet();
+    if (!check.active) expect_equal(static_cast<int>(buffer.bytes[offset + 100]), 77, "content");
+    check.peer.meet();
+  }
+  if (window != nullptr) expect_equal(ibv_dealloc_mw(window), 0, "ibv_dealloc_mw");
+  check.peer.meet();
+}
+
+/// Type 2: bound in the send queue, invalidated by the owner and by the other side.
+void windows_of_type_2(Check& check) {
+  if (lacks(check, IBV_DEVICE_MEM_WINDOW_TYPE_2B)) return;
+  Buffer buffer(check.port.pd, 4096, kEverything);
+  ibv_mw* window = check.active ? nullptr : ibv_alloc_mw(check.port.pd, IBV_MW_TYPE_2);
+  expect(check.active || window != nullptr, "ibv_alloc_mw");
+  const auto manage = [&](Pair& pair, ibv_wr_opcode opcode, std::uint32_t key, ibv_wc_status wanted,
+                          const std::string& what) {
+    ibv_send_wr wr{};
+    wr.wr_id = 5;
+    wr.opcode = opcode;
+    wr.send_flags = IBV_SEND_SIGNALED;
+    if (opcode == IBV_WR_BIND_MW)
+      wr.bind_mw = {window,
+                    key,
+                    {buffer.mr, reinterpret_cast<std::uint64_t>(buffer.bytes.data()), 4096,
+                     IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE}};
+    else
+      wr.invalidate_rkey = key;
+    expect_equal(pair.post(wr), 0, what);
+    expect_status(next_completion(pair.send_cq, what), {wanted}, what);
+  };
+  {
+    Pair one(check.port, Setup{}), two(check.port, Setup{});
+    one.connect(check.peer, &buffer);
+    two.connect(check.peer, &buffer);
+    std::uint32_t key = 0;
+    if (!check.active) {
+      key = ibv_inc_rkey(window->rkey);
+      manage(one, IBV_WR_BIND_MW, key, IBV_WC_SUCCESS, "binding");
+      expect_equal(one.post_receive(8, {buffer.sge(0, 64)}), 0, "post");
+    }
+    key = check.peer.exchange(key);
+    if (check.active) {
+      expect_equal(remote_request(one, IBV_WR_RDMA_READ, buffer.sge(0, 8), one.theirs.memory, key),
+                   IBV_WC_SUCCESS, "read through the window");
+      expect_equal(remote_request(two, IBV_WR_RDMA_READ, buffer.sge(0, 8), one.theirs.memory, key),
+                   IBV_WC_REM_ACCESS_ERR, "through another queue pair");
+      std::vector<ibv_sge> sges = {buffer.sge(0, 16)};
+      ibv_send_wr wr = one.request(IBV_WR_SEND_WITH_INV, 6, sges);
+      wr.invalidate_rkey = key;
+      expect_equal(one.post(wr), 0, "send with invalidate");
+      expect_success(one.send_cq, "send with invalidate");
+      check.peer.meet();
+      check.peer.meet();
+      expect_equal(remote_request(one, IBV_WR_RDMA_READ, buffer.sge(0, 8), one.theirs.memory, key),
+                   IBV_WC_REM_ACCESS_ERR, "invalidated window");
+    } else {
+      check.peer.meet();
+      const ibv_wc wc = expect_success(one.recv_cq, "send with invalidate");
+      expect((wc.wc_flags & IBV_WC_WITH_INV) != 0, "flag of the invalidation");
+      expect_equal(wc.invalidated_rkey, key, "key that was invalidated");
+      // It can be bound again, once; the owner invalidates it, once.
+      key = ibv_inc_rkey(key);
+      manage(one, IBV_WR_BIND_MW, key, IBV_WC_SUCCESS, "binding again");
+      manage(one, IBV_WR_LOCAL_INV, key, IBV_WC_SUCCESS, "local invalidation");
+      check.peer.meet();
+    }
+    check.peer.meet();
+  }
+  for (const bool bound : {true, false}) {
+    Pair pair(check.port, Setup{});
+    pair.connect(check.peer, &buffer);
+    if (!check.active) {
+      const std::uint32_t key = ibv_inc_rkey(ibv_inc_rkey(window->rkey)) + (bound ? 1 : 2);
+      if (bound) manage(pair, IBV_WR_BIND_MW, key, IBV_WC_SUCCESS, "binding");
+      manage(pair, bound ? IBV_WR_BIND_MW : IBV_WR_LOCAL_INV, key + 1, IBV_WC_MW_BIND_ERR,
+             bound ? "a second binding" : "invalidation of a key that names nothing");
+    }
+    check.peer.meet();
+  }
+  if (window != nullptr) expect_equal(ibv_dealloc_mw(window), 0, "ibv_dealloc_mw");
+  check.peer.meet();
+}
+
+/// A region with a small part of it in another place, with other rights.
+void changed_region(Check& check) {
+  std::vector<std::uint8_t> other(3 * 4096);
+  Buffer buffer(check.port.pd, 4096);
+  Pair pair(check.port, Setup{});
+  if (!check.active) {
+    expect_equal(
+        ibv_rereg_mr(buffer.mr, IBV_REREG_MR_CHANGE_ACCESS, nullptr, nullptr, 0, IBV_ACCESS_REMOTE_WRITE),
+        IBV_REREG_MR_ERR_INPUT, "remote without local writing");
+    expect_equal(
+        ibv_rereg_mr(buffer.mr, IBV_REREG_MR_CHANGE_TRANSLATION, nullptr, other.data(), other.size(), 0), 0,
+        "ibv_rereg_mr");
+    expect_equal(buffer.mr->length, other.size(), "length");
+  }
+  pair.connect(check.peer, &buffer);
+  std::uint64_t address = check.peer.exchange(reinterpret_cast<std::uint64_t>(other.data()));
+  if (check.active) {
+    buffer.bytes[0] = 99;
+    expect_equal(remote_request(pair, IBV_WR_RDMA_WRITE, buffer.sge(0, 1), address + 8000, pair.theirs.rkey),
+                 IBV_WC_SUCCESS, "write to the new place");
+  }
+  check.peer.meet();
+  if (!check.active) {
+    expect_equal(static_cast<int>(other[8000]), 99, "content");
+    expect_equal(
+        ibv_rereg_mr(buffer.mr, IBV_REREG_MR_CHANGE_ACCESS, nullptr, nullptr, 0, IBV_ACCESS_LOCAL_WRITE), 0,
+        "ibv_rereg_mr");
+  }
+  const std::uint32_t key = check.peer.exchange(buffer.mr->rkey);
+  if (check.active)
+    expect_equal(remote_request(pair, IBV_WR_RDMA_WRITE, buffer.sge(0, 1), address + 8000, key),
+                 IBV_WC_REM_ACCESS_ERR, "write without the right to");
+  check.peer.meet();
+}
+
+/// ibv_reg_mr_iova: requests use other addresses than the program.
+void chosen_addresses(Check& check) {
+  constexpr std::uint64_t kBase = 0x100000000000;
+  std::vector<std::uint8_t> bytes(8192);
+  ibv_mr* mr = ibv_reg_mr_iova(check.port.pd, bytes.data(), bytes.size(), kBase,
+                               IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+  expect(mr != nullptr, "ibv_reg_mr_iova");
+  {
+    Pair pair(check.port, Setup{});
+    pair.connect(check.peer);
+    const std::uint32_t key = check.peer.exchange(mr->rkey);
+    if (check.active) {
+      bytes[17] = 55;
+      expect_equal(remote_request(pair, IBV_WR_RDMA_WRITE, {kBase + 17, 1, mr->lkey}, kBase + 8191, key),
+                   IBV_WC_SUCCESS, "write");
+    }
+    check.peer.meet();
+    if (!check.active) expect_equal(static_cast<int>(bytes[8191]), 55, "content");
+  }
+  expect_equal(ibv_dereg_mr(mr), 0, "ibv_dereg_mr");
+  check.peer.meet();
+}
+
 /// A stream of numbered messages over a cable that is cut in the middle.
 void cut(Check& check, bool mend_in_time) {
   constexpr std::uint32_t kMessages = 4000;
@@ -1231,6 +1426,10 @@ const std::vector<Named> kChecks = {
     {"access error event", access_error_event},
     {"resized completion queue", resize},
     {"extended interfaces", extended_interfaces},
+    {"memory windows of type 1", windows_of_type_1},
+    {"memory windows of type 2", windows_of_type_2},
+    {"region registered again", changed_region},
+    {"region at addresses of its own", chosen_addresses},
     {"cable cut for good", cut_for_good, true},
     {"cable cut and mended", cut_and_mended, true},
 };

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <system_error>
 
 #include "verbs/softhca/objects.hpp"
@@ -47,12 +48,13 @@ void fill_device(const HcaDescription& hca, ibv_device_attr& attr) {
   attr.max_qp_wr = 32768;
   attr.device_cap_flags = IBV_DEVICE_BAD_PKEY_CNTR | IBV_DEVICE_BAD_QKEY_CNTR | IBV_DEVICE_PORT_ACTIVE_EVENT |
                           IBV_DEVICE_SYS_IMAGE_GUID | IBV_DEVICE_RC_RNR_NAK_GEN |
-                          IBV_DEVICE_CURR_QP_STATE_MOD;
+                          IBV_DEVICE_CURR_QP_STATE_MOD | IBV_DEVICE_MEM_WINDOW |
+                          IBV_DEVICE_MEM_WINDOW_TYPE_2B | IBV_DEVICE_MEM_MGT_EXTENSIONS;
   attr.max_sge = kMaxSge;
   attr.max_sge_rd = kMaxSge;
   attr.max_cq = kMaxCqs;
   attr.max_cqe = 1 << 18;
-  attr.max_mr = kMaxMrs;
+  attr.max_mr = attr.max_mw = kMaxMrs;
   attr.max_pd = 1 << 15;
   attr.max_qp_rd_atom = kMaxRdAtomic;
   attr.max_res_rd_atom = kMaxRdAtomic * kMaxQps;
@@ -82,6 +84,15 @@ int query_device_ex(ibv_context* context, const ibv_query_device_ex_input*, ibv_
   std::memset(attr, 0, size);
   std::memcpy(attr, &all, std::min(size, sizeof all));
   return 0;
+}
+
+/// The clock that completions are stamped with.
+int query_rt_values(ibv_context*, ibv_values_ex* values) {
+  const std::uint32_t wanted = values->comp_mask;
+  values->comp_mask = 0;
+  if ((wanted & IBV_VALUES_MASK_RAW_CLOCK) == 0) return 0;
+  values->comp_mask = IBV_VALUES_MASK_RAW_CLOCK;
+  return clock_gettime(CLOCK_MONOTONIC, &values->raw_clock) == 0 ? 0 : errno;
 }
 
 int query_port(ibv_context* context, std::uint8_t number, ibv_port_attr* out, std::size_t size) {
@@ -246,6 +257,7 @@ ibv_context* ibv_open_device(ibv_device* device) {
   verbs.sz = sizeof(verbs_context);
   verbs.query_port = query_port;
   verbs.query_device_ex = query_device_ex;
+  verbs.query_rt_values = query_rt_values;
   install_memory_operations(verbs);
   install_completion_operations(verbs);
   install_queue_pair_operations(verbs);

@@ -23,9 +23,10 @@ ProtectionDomain& object_of(ibv_pd* pd) {
   return *reinterpret_cast<ProtectionDomain*>(pd);
 }
 
-/// Waits until nobody is in a delivery that may have seen the memory key that was just taken away: remote
-/// access happens under the lock of one of this process's queue pairs. A peer that is stopped in the middle
-/// is waited for one second.
+}  // namespace
+
+/// Remote access happens under the lock of one of this process's queue pairs. A peer that is stopped in the
+/// middle is waited for one second.
 void quiesce(Process& process) {
   const std::uint32_t count = process.arena.header.qps.load(std::memory_order_acquire);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
@@ -36,6 +37,8 @@ void quiesce(Process& process) {
       sched_yield();
   }
 }
+
+namespace {
 
 /// Under Process::mutex. The memory is registered all the same where it cannot be shared.
 PageRange share_pages(Process& process, std::uint64_t address, std::uint64_t length) {
@@ -60,7 +63,7 @@ void unshare_pages(Process& process, SharedMr& gone) {
   const std::uint32_t count = process.arena.header.mrs.load(std::memory_order_relaxed);
   for (std::uint32_t i = 0; i < count; ++i) {
     const SharedMr& mr = process.arena.mrs[i];
-    if (mr.shared_begin < rest.end && mr.shared_end > rest.begin)
+    if (mr.window_type == 0 && mr.shared_begin < rest.end && mr.shared_end > rest.begin)
       others.push_back({mr.shared_begin, mr.shared_end});
   }
   std::sort(others.begin(), others.end(), [](PageRange a, PageRange b) { return a.begin < b.begin; });
@@ -72,25 +75,76 @@ void unshare_pages(Process& process, SharedMr& gone) {
   process.memory.unshare(rest);
 }
 
-ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, unsigned access) {
-  // Remote writing and atomics need local writing (10.6.3.1).
+/// 0, or errno: whether memory may be registered with these flags. Remote writing and atomics need local
+/// writing (10.6.3.1).
+int check_region(const void* address, std::size_t length, std::uint64_t iova, unsigned access) {
   constexpr unsigned kWriting = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC;
   constexpr unsigned kKnown = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
                               IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_MW_BIND | IBV_ACCESS_ZERO_BASED |
                               IBV_ACCESS_HUGETLB | IBV_ACCESS_OPTIONAL_RANGE;
-  if ((access & kWriting) != 0 && (access & IBV_ACCESS_LOCAL_WRITE) == 0) {
+  if ((access & kWriting) != 0 && (access & IBV_ACCESS_LOCAL_WRITE) == 0) return EINVAL;
+  if ((access & ~kKnown) != 0) return EOPNOTSUPP;  // on-demand paging
+  if (reinterpret_cast<std::uint64_t>(address) + length < length || iova + length < iova) return EINVAL;
+  return 0;
+}
+
+/// Under Process::mutex: what `mr` describes can be used from now on, with the key that is returned.
+std::uint32_t open_region(Process& process, std::uint32_t index, const ibv_mr& mr, std::uint64_t iova,
+                          unsigned access) {
+  SharedMr& shared = process.arena.mrs[index];
+  shared.pd = mr.pd->handle;
+  shared.access = access & 0xFF;
+  shared.qp_num = 0;
+  shared.iova = (access & IBV_ACCESS_ZERO_BASED) != 0 ? 0 : iova;
+  shared.length = mr.length;
+  shared.address = reinterpret_cast<std::uint64_t>(mr.addr);
+  const PageRange pages = share_pages(process, shared.address, mr.length);
+  shared.shared_begin = pages.begin;
+  shared.shared_end = pages.end;
+  shared.window_type = 0;
+  if (process.arena.header.mrs < index + 1) process.arena.header.mrs = index + 1;
+  const std::uint32_t key = memory_key(process.seat, index, ++shared.variant);
+  shared.key.store(key, std::memory_order_release);
+  return key;
+}
+
+/// A region must outlive the windows that are bound to it.
+bool has_windows(const Process& process, std::uint32_t region) {
+  const std::uint32_t count = process.arena.header.mrs.load(std::memory_order_relaxed);
+  return std::any_of(process.arena.mrs.begin(), process.arena.mrs.begin() + count, [&](const SharedMr& mr) {
+    return mr.window_type != 0 && mr.region == region && mr.key.load(std::memory_order_acquire) != 0;
+  });
+}
+
+ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, unsigned access) {
+  if (const int error = check_region(address, length, iova, access)) {
+    errno = error;
+    return nullptr;
+  }
+  Process& process = Process::get();
+  std::lock_guard lock(process.mutex);
+  const auto index = process.mr_numbers.take();
+  if (!index) {
+    errno = ENOMEM;
+    return nullptr;
+  }
+  auto* mr = new MemoryRegion;
+  mr->index = *index;
+  mr->ibv = {.context = pd->context, .pd = pd, .addr = address, .length = length, .handle = *index};
+  mr->ibv.lkey = mr->ibv.rkey = open_region(process, *index, mr->ibv, iova, access);
+  mr->iova = iova;
+  mr->access = access;
+  object_of(pd).users.fetch_add(1);
+  return &mr->ibv;
+}
+
+// ---- Windows ----
+
+ibv_mw* alloc_mw(ibv_pd* pd, ibv_mw_type type) {
+  if (type != IBV_MW_TYPE_1 && type != IBV_MW_TYPE_2) {
     errno = EINVAL;
     return nullptr;
   }
-  if ((access & ~kKnown) != 0) {  // on-demand paging
-    errno = EOPNOTSUPP;
-    return nullptr;
-  }
-  if (reinterpret_cast<std::uint64_t>(address) + length < length || iova + length < iova) {
-    errno = EINVAL;
-    return nullptr;
-  }
-  if ((access & IBV_ACCESS_ZERO_BASED) != 0) iova = 0;
   Process& process = Process::get();
   std::lock_guard lock(process.mutex);
   const auto index = process.mr_numbers.take();
@@ -100,35 +154,54 @@ ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint
   }
   SharedMr& shared = process.arena.mrs[*index];
   shared.pd = pd->handle;
-  shared.access = access & 0xFF;
-  shared.qp_num = 0;
-  shared.iova = iova;
-  shared.length = length;
-  shared.address = reinterpret_cast<std::uint64_t>(address);
-  const PageRange pages = share_pages(process, shared.address, length);
-  shared.shared_begin = pages.begin;
-  shared.shared_end = pages.end;
-  shared.is_window = 0;
+  shared.window_type = type;
+  shared.shared_begin = shared.shared_end = 0;
   if (process.arena.header.mrs < *index + 1) process.arena.header.mrs = *index + 1;
-  const std::uint32_t key = memory_key(process.seat, *index, ++shared.variant);
-  shared.key.store(key, std::memory_order_release);
+  auto* window = new MemoryWindow;
+  window->index = *index;
+  window->ibv = {.context = pd->context,
+                 .pd = pd,
+                 .rkey = memory_key(process.seat, *index, ++shared.variant),
+                 .handle = *index,
+                 .type = type};
   object_of(pd).users.fetch_add(1);
+  return &window->ibv;
+}
 
-  auto* mr = new MemoryRegion;
-  mr->index = *index;
-  mr->ibv = {.context = pd->context,
-             .pd = pd,
-             .addr = address,
-             .length = length,
-             .handle = *index,
-             .lkey = key,
-             .rkey = key};
-  return &mr->ibv;
+int dealloc_mw(ibv_mw* mw) {
+  Process& process = Process::get();
+  auto* window = reinterpret_cast<MemoryWindow*>(mw);
+  SharedMr& shared = process.arena.mrs[window->index];
+  shared.key.store(0, std::memory_order_seq_cst);
+  quiesce(process);
+  object_of(mw->pd).users.fetch_sub(1);
+  std::lock_guard lock(process.mutex);
+  shared.variant = mw->rkey & 0xFF;  // whoever gets the entry next begins with a key that nobody has had
+  shared.window_type = 0;
+  process.mr_numbers.give(window->index);
+  delete window;
+  return 0;
+}
+
+/// Type 1: the key changes with each binding.
+int bind_mw(ibv_qp* qp, ibv_mw* mw, ibv_mw_bind* bind) {
+  ibv_send_wr wr{}, *bad = nullptr;
+  wr.wr_id = bind->wr_id;
+  wr.send_flags = bind->send_flags;
+  wr.opcode = IBV_WR_BIND_MW;
+  wr.bind_mw = {.mw = mw, .rkey = ibv_inc_rkey(mw->rkey), .bind_info = bind->bind_info};
+  const int error = reinterpret_cast<QueuePair*>(qp)->post_send(&wr, &bad);
+  if (error == 0) mw->rkey = wr.bind_mw.rkey;
+  return error;
 }
 
 }  // namespace
 
-void install_memory_operations(verbs_context&) {}
+void install_memory_operations(verbs_context& verbs) {
+  verbs.context.ops.alloc_mw = alloc_mw;
+  verbs.context.ops.dealloc_mw = dealloc_mw;
+  verbs.context.ops.bind_mw = bind_mw;
+}
 
 }  // namespace fabric::softhca
 
@@ -173,6 +246,7 @@ int ibv_dereg_mr(ibv_mr* mr) {
   PASS_ON(ibv_dereg_mr, mr);
   Process& process = Process::get();
   auto* object = reinterpret_cast<MemoryRegion*>(mr);
+  if (has_windows(process, object->index)) return EBUSY;
   process.arena.mrs[object->index].key.store(0, std::memory_order_seq_cst);
   quiesce(process);
   reinterpret_cast<ProtectionDomain*>(mr->pd)->users.fetch_sub(1);
@@ -187,8 +261,38 @@ int ibv_dereg_mr(ibv_mr* mr) {
 
 int ibv_rereg_mr(ibv_mr* mr, int flags, ibv_pd* pd, void* address, std::size_t length, int access) {
   PASS_ON(ibv_rereg_mr, mr, flags, pd, address, length, access);
-  errno = EOPNOTSUPP;
-  return IBV_REREG_MR_ERR_INPUT;
+  constexpr int kKnown =
+      IBV_REREG_MR_CHANGE_TRANSLATION | IBV_REREG_MR_CHANGE_PD | IBV_REREG_MR_CHANGE_ACCESS;
+  auto* object = reinterpret_cast<MemoryRegion*>(mr);
+  const bool moves = (flags & IBV_REREG_MR_CHANGE_TRANSLATION) != 0;
+  const bool changes_pd = (flags & IBV_REREG_MR_CHANGE_PD) != 0;
+  const unsigned flags_then =
+      (flags & IBV_REREG_MR_CHANGE_ACCESS) != 0 ? static_cast<unsigned>(access) : object->access;
+  ibv_mr then = *mr;
+  std::uint64_t iova = object->iova;
+  if (moves) {
+    then.addr = address;
+    then.length = length;
+    iova = reinterpret_cast<std::uint64_t>(address);
+  }
+  if (changes_pd) then.pd = pd;
+  Process& process = Process::get();
+  errno = flags == 0 || (flags & ~kKnown) != 0 || then.pd == nullptr || (moves && address == nullptr)
+              ? EINVAL
+              : check_region(then.addr, then.length, iova, flags_then);
+  if (errno == 0 && has_windows(process, object->index)) errno = EBUSY;
+  if (errno != 0) return IBV_REREG_MR_ERR_INPUT;  // the region is as it was
+  process.arena.mrs[object->index].key.store(0, std::memory_order_seq_cst);
+  quiesce(process);
+  std::lock_guard lock(process.mutex);
+  unshare_pages(process, process.arena.mrs[object->index]);
+  object_of(mr->pd).users.fetch_sub(1);
+  object_of(then.pd).users.fetch_add(1);
+  then.lkey = then.rkey = open_region(process, object->index, then, iova, flags_then);
+  object->ibv = then;
+  object->iova = iova;
+  object->access = flags_then;
+  return 0;
 }
 
 ibv_mr* ibv_reg_dmabuf_mr(ibv_pd* pd, std::uint64_t offset, std::size_t length, std::uint64_t iova,

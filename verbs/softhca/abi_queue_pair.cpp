@@ -122,7 +122,10 @@ ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
   qp->send_queue.resize(qp->slots);
   qp->send_sges.resize(std::size_t{qp->slots} * cap.max_send_sge);
   qp->send_inline.resize(std::size_t{qp->slots} * cap.max_inline_data);
-  if (attr.qp_type == IBV_QPT_UD) qp->send_routes.resize(qp->slots);
+  if (attr.qp_type == IBV_QPT_UD)
+    qp->send_routes.resize(qp->slots);
+  else
+    qp->bindings.resize(qp->slots);
 
   const std::uint32_t qpn = qp_number(process.seat, *index);
   qp->chance = process.lab.memory().header.seed ^ (std::uint64_t{qpn} << 32);
@@ -173,7 +176,9 @@ ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
 ibv_qp* create_qp_ex(ibv_context*, ibv_qp_init_attr_ex* attr) {
   constexpr std::uint32_t kKnown =
       IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_CREATE_FLAGS | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
-  constexpr std::uint64_t kConnected = IBV_QP_EX_WITH_RDMA_WRITE | IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM;
+  constexpr std::uint64_t kConnected = IBV_QP_EX_WITH_RDMA_WRITE | IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM |
+                                       IBV_QP_EX_WITH_SEND_WITH_INV | IBV_QP_EX_WITH_BIND_MW |
+                                       IBV_QP_EX_WITH_LOCAL_INV;
   constexpr std::uint64_t kReliable = kConnected | IBV_QP_EX_WITH_RDMA_READ |
                                       IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP | IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD;
   const bool extended = (attr->comp_mask & IBV_QP_INIT_ATTR_SEND_OPS_FLAGS) != 0;

@@ -147,6 +147,18 @@ void install_extended_posting(QueuePair& object, std::uint64_t operations) {
                               std::uint64_t swap) {
       begin_atomic(q, IBV_WR_ATOMIC_CMP_AND_SWP, rkey, address, compare, swap);
     };
+  if ((operations & IBV_QP_EX_WITH_SEND_WITH_INV) != 0)
+    qp.wr_send_inv = [](ibv_qp_ex* q, std::uint32_t rkey) {
+      begin(q, IBV_WR_SEND_WITH_INV).invalidate_rkey = rkey;
+    };
+  if ((operations & IBV_QP_EX_WITH_LOCAL_INV) != 0)
+    qp.wr_local_inv = [](ibv_qp_ex* q, std::uint32_t rkey) {
+      begin(q, IBV_WR_LOCAL_INV).invalidate_rkey = rkey;
+    };
+  if ((operations & IBV_QP_EX_WITH_BIND_MW) != 0)
+    qp.wr_bind_mw = [](ibv_qp_ex* q, ibv_mw* mw, std::uint32_t rkey, const ibv_mw_bind_info* info) {
+      begin(q, IBV_WR_BIND_MW).bind_mw = {.mw = mw, .rkey = rkey, .bind_info = *info};
+    };
   if ((operations & IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD) != 0)
     qp.wr_atomic_fetch_add = [](ibv_qp_ex* q, std::uint32_t rkey, std::uint64_t address,
                                 std::uint64_t value) {

@@ -51,6 +51,13 @@ struct ProtectionDomain {
 struct MemoryRegion {
   ibv_mr ibv{};
   std::uint32_t index = 0;
+  std::uint64_t iova = 0;
+  unsigned access = 0;
+};
+
+struct MemoryWindow {
+  ibv_mw ibv{};
+  std::uint32_t index = 0;
 };
 
 struct AddressHandle {
@@ -119,6 +126,17 @@ inline SharedReceiveQueue& object_of(ibv_srq* srq) {
   return *reinterpret_cast<SharedReceiveQueue*>(srq);
 }
 
+/// Waits until nobody is in a delivery that may have seen a memory key that was just taken away.
+void quiesce(Process& process);
+
+/// What IBV_WR_BIND_MW is to do.
+struct WindowBinding {
+  std::uint64_t address, length;  ///< length 0: unbind
+  std::uint32_t window, region;   ///< indexes of their entries
+  std::uint32_t region_key, new_key;
+  std::uint32_t access;
+};
+
 /// A posted send request.
 struct SendWqe {
   std::uint64_t wr_id;
@@ -130,6 +148,7 @@ struct SendWqe {
   std::uint32_t sges;
   std::uint8_t opcode;
   bool signaled, solicited, inlined;
+  bool managed;  ///< a request about memory keys, which is done here, has been done
 };
 
 struct QueuePair {
@@ -152,6 +171,7 @@ struct QueuePair {
   std::vector<SharedSge> send_sges;     ///< max_send_sge per slot
   std::vector<std::byte> send_inline;   ///< max_inline_data per slot
   std::vector<Route> send_routes;       ///< UD: one per slot
+  std::vector<WindowBinding> bindings;  ///< others: one per slot
   std::uint32_t slots = 0;              ///< a power of two
   std::uint32_t tail = 0;               ///< posted
   std::uint32_t launched = 0;           ///< on the cable (delayed cables; otherwise with `next`)
@@ -200,6 +220,8 @@ struct QueuePair {
   /// Delivers request `next`. False if the queue has to wait, or has failed.
   bool transmit();
   bool gather(const SendWqe& wqe, std::uint32_t slot, Message& message, ibv_wc_status& error);
+  ibv_wc_status manage_memory(const SendWqe& wqe, std::uint32_t slot);
+  ibv_wc_status bind_window(const WindowBinding& binding);
   void launch();
   void wait_for(Waiting what, std::uint64_t nanoseconds);
   void complete(const SendWqe& wqe, std::uint32_t number, ibv_wc_status status);

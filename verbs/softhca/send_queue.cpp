@@ -48,6 +48,10 @@ std::uint8_t completion_opcode(std::uint8_t opcode) {
       return IBV_WC_COMP_SWAP;
     case IBV_WR_ATOMIC_FETCH_AND_ADD:
       return IBV_WC_FETCH_ADD;
+    case IBV_WR_BIND_MW:
+      return IBV_WC_BIND_MW;
+    case IBV_WR_LOCAL_INV:
+      return IBV_WC_LOCAL_INV;
     default:
       return IBV_WC_SEND;
   }
@@ -60,6 +64,9 @@ bool opcode_allowed(ibv_qp_type type, int opcode) {
       return true;
     case IBV_WR_RDMA_WRITE:
     case IBV_WR_RDMA_WRITE_WITH_IMM:
+    case IBV_WR_SEND_WITH_INV:
+    case IBV_WR_BIND_MW:
+    case IBV_WR_LOCAL_INV:
       return type != IBV_QPT_UD;
     case IBV_WR_RDMA_READ:
     case IBV_WR_ATOMIC_CMP_AND_SWP:
@@ -73,6 +80,11 @@ bool opcode_allowed(ibv_qp_type type, int opcode) {
 bool brings_data_back(std::uint8_t opcode) {
   return opcode == IBV_WR_RDMA_READ || opcode == IBV_WR_ATOMIC_CMP_AND_SWP ||
          opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
+}
+
+/// Nothing goes over the wire.
+bool manages_memory(std::uint8_t opcode) {
+  return opcode == IBV_WR_BIND_MW || opcode == IBV_WR_LOCAL_INV;
 }
 
 /// What a cable adds to the time that the machine takes.
@@ -160,7 +172,8 @@ int QueuePair::append(const ibv_send_wr& wr) {
   wqe.inlined = (wr.send_flags & IBV_SEND_INLINE) != 0 && !brings_data_back(wqe.opcode);
   wqe.imm_data = wr.imm_data;
   wqe.arrives = 0;
-  wqe.sges = static_cast<std::uint32_t>(wr.num_sge);
+  wqe.managed = false;
+  wqe.sges = manages_memory(wqe.opcode) ? 0 : static_cast<std::uint32_t>(wr.num_sge);
   std::uint64_t length = 0;
   SharedSge* sges = send_sges.data() + std::size_t{slot} * created.cap.max_send_sge;
   for (std::uint32_t i = 0; i < wqe.sges; ++i) {
@@ -187,6 +200,23 @@ int QueuePair::append(const ibv_send_wr& wr) {
       wqe.compare_add = wr.wr.atomic.compare_add;
       wqe.swap = wr.wr.atomic.swap;
       break;
+    case IBV_WR_BIND_MW: {
+      constexpr unsigned kKnown =
+          IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_ZERO_BASED;
+      const ibv_mw_bind_info& info = wr.bind_mw.bind_info;
+      if (wr.bind_mw.mw == nullptr || (info.mr == nullptr && info.length != 0) ||
+          (info.mw_access_flags & ~kKnown) != 0)
+        return EINVAL;
+      bindings[slot] = {
+          .address = info.addr,
+          .length = info.length,
+          .window = reinterpret_cast<const MemoryWindow*>(wr.bind_mw.mw)->index,
+          .region = info.mr == nullptr ? 0 : reinterpret_cast<const MemoryRegion*>(info.mr)->index,
+          .region_key = info.mr == nullptr ? 0 : info.mr->lkey,
+          .new_key = wr.bind_mw.rkey,
+          .access = info.mw_access_flags};
+      break;
+    }
     default:
       wqe.remote_address = wr.wr.rdma.remote_addr;
       wqe.rkey = wr.wr.rdma.rkey;
@@ -202,6 +232,7 @@ int QueuePair::append(const ibv_send_wr& wr) {
   } else {
     wqe.packets = std::max<std::uint32_t>(1, (wqe.length + shared->path_mtu - 1) / shared->path_mtu);
   }
+  if (manages_memory(wqe.opcode)) wqe.packets = 0;
   wqe.psn = next_psn;
   next_psn = (next_psn + wqe.packets) & kPsnMask;
   ++tail;
@@ -275,7 +306,7 @@ bool QueuePair::gather(const SendWqe& wqe, std::uint32_t slot, Message& message,
     if (sges[i].length == 0) continue;
     const SharedMr* mr = process->wire.find_memory(process->seat, sges[i].lkey, shared->pd, access,
                                                    sges[i].address, sges[i].length);
-    if (mr == nullptr || mr->is_window != 0) {
+    if (mr == nullptr || mr->window_type != 0) {
       error = IBV_WC_LOC_PROT_ERR;
       return false;
     }
@@ -283,6 +314,53 @@ bool QueuePair::gather(const SendWqe& wqe, std::uint32_t slot, Message& message,
                                        sges[i].length};
   }
   return true;
+}
+
+ibv_wc_status QueuePair::bind_window(const WindowBinding& binding) {
+  SharedMr& window = process->arena.mrs[binding.window];
+  const SharedMr& region = process->arena.mrs[binding.region];
+  const std::uint32_t key = window.key.load(std::memory_order_relaxed);
+  const bool names_window =
+      key_seat(binding.new_key) == process->seat && key_index(binding.new_key) == binding.window;
+  // A window of type 2 is invalidated before it is bound again (10.6.7.2.1).
+  if (window.pd != shared->pd || !names_window || (window.window_type == IBV_MW_TYPE_2 && key != 0))
+    return IBV_WC_MW_BIND_ERR;
+  if (binding.length != 0) {
+    constexpr std::uint32_t kWriting = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC;
+    if (region.key.load(std::memory_order_relaxed) != binding.region_key || region.window_type != 0 ||
+        region.pd != shared->pd || (region.access & IBV_ACCESS_MW_BIND) == 0 ||
+        ((binding.access & kWriting) != 0 && (region.access & IBV_ACCESS_LOCAL_WRITE) == 0) ||
+        binding.address < region.iova || binding.length > region.length ||
+        binding.address - region.iova > region.length - binding.length)
+      return IBV_WC_MW_BIND_ERR;
+  }
+  if (key != 0) {
+    window.key.store(0, std::memory_order_seq_cst);
+    quiesce(*process);
+  }
+  if (binding.length == 0) return IBV_WC_SUCCESS;
+  window.access = binding.access;
+  window.qp_num = window.window_type == IBV_MW_TYPE_2 ? number() : 0;
+  window.iova = (binding.access & IBV_ACCESS_ZERO_BASED) != 0 ? 0 : binding.address;
+  window.length = binding.length;
+  window.address = region.address + (binding.address - region.iova);
+  window.shared_begin = region.shared_begin;
+  window.shared_end = region.shared_end;
+  window.region = binding.region;
+  window.key.store(binding.new_key, std::memory_order_release);
+  return IBV_WC_SUCCESS;
+}
+
+ibv_wc_status QueuePair::manage_memory(const SendWqe& wqe, std::uint32_t slot) {
+  if (wqe.opcode == IBV_WR_BIND_MW) return bind_window(bindings[slot]);
+  const std::uint32_t key = wqe.imm_data;
+  SharedMr& window = process->arena.mrs[key_index(key)];
+  if (key == 0 || key_seat(key) != process->seat || window.key.load(std::memory_order_relaxed) != key ||
+      window.window_type != IBV_MW_TYPE_2 || window.qp_num != number())
+    return IBV_WC_MW_BIND_ERR;
+  window.key.store(0, std::memory_order_seq_cst);
+  quiesce(*process);
+  return IBV_WC_SUCCESS;
 }
 
 bool QueuePair::transmit() {
@@ -302,6 +380,18 @@ bool QueuePair::transmit() {
   if (wqe.arrives != 0 && !lost_on_cable && now_ns() < wqe.arrives) {
     process->engine.schedule(timer, as_time(wqe.arrives));
     return false;
+  }
+
+  if (manages_memory(wqe.opcode)) {
+    if (!wqe.managed) {
+      if (const ibv_wc_status status = manage_memory(wqe, slot); status != IBV_WC_SUCCESS) {
+        fail_next(status);
+        return false;
+      }
+      wqe.managed = true;  // not again, should requests before it have to be sent again
+    }
+    ++next;
+    return true;
   }
 
   Message message;

@@ -139,7 +139,8 @@ struct alignas(64) SharedMr {
   /// The part of it, in the owner's address space, that lies on the owner's memory file
   /// (registered_memory.hpp).
   std::uint64_t shared_begin, shared_end;
-  std::uint32_t is_window;
+  std::uint32_t window_type;  ///< enum ibv_mw_type; 0: a region
+  std::uint32_t region;       ///< a window's: index of the region that it is bound to
   std::uint32_t variant;  ///< counts the uses of this entry
 };
 

@@ -56,6 +56,18 @@ bool is_read(std::uint8_t opcode) {
          opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
 }
 
+Response response_to(DmaResult result) {
+  switch (result) {
+    case DmaResult::done:
+      return Response::acknowledged;
+    case DmaResult::gone:
+      return Response::silence;
+    case DmaResult::fault:
+      return Response::remote_operation_error;
+  }
+  return Response::silence;
+}
+
 /// The 40 bytes in front of a datagram that has a global route.
 ibv_grh make_grh(const SharedPort& from, const Message& message) {
   const Route& route = *message.route;
@@ -210,22 +222,25 @@ Reception Wire::respond(Delivery& delivery) {
 
   Response response = Response::acknowledged;
   switch (message.opcode) {
+    case IBV_WR_SEND_WITH_INV:
+      if (find_window(delivery) == nullptr) {
+        response = Response::remote_access_error;
+        break;
+      }
+      [[fallthrough]];
     case IBV_WR_SEND:
     case IBV_WR_SEND_WITH_IMM:
-    case IBV_WR_SEND_WITH_INV:
       response = receive(delivery, true);
       break;
     case IBV_WR_RDMA_WRITE:
-      response = write(delivery);
+    case IBV_WR_RDMA_READ:
+      response = rdma(delivery, again);
       break;
     case IBV_WR_RDMA_WRITE_WITH_IMM: {
-      response = can_receive(delivery) ? write(delivery) : Response::receiver_not_ready;
+      response = can_receive(delivery) ? rdma(delivery, again) : Response::receiver_not_ready;
       if (response == Response::acknowledged) response = receive(delivery, false);
       break;
     }
-    case IBV_WR_RDMA_READ:
-      response = read(delivery, again);
-      break;
     case IBV_WR_ATOMIC_CMP_AND_SWP:
     case IBV_WR_ATOMIC_FETCH_AND_ADD:
       response = atomic(delivery);
@@ -300,47 +315,37 @@ void Wire::report_key(const Delivery& delivery) {
   }
 }
 
-Response Wire::write(Delivery& delivery) {
-  const Message& message = delivery.message;
-  if ((delivery.to.access & IBV_ACCESS_REMOTE_WRITE) == 0) return Response::invalid_request;
-  if (message.length == 0) return Response::acknowledged;  // its R_Key is not looked at (9.7.4.1.6)
-  const SharedMr* mr = find_memory(delivery.seat, message.rkey, delivery.to.pd, IBV_ACCESS_REMOTE_WRITE,
-                                   message.remote_address, message.length);
-  if (mr == nullptr || (mr->qp_num != 0 && mr->qp_num != delivery.to_qpn))
-    return Response::remote_access_error;
-  const RemotePiece remote{mr, mr->address + (message.remote_address - mr->iova), message.length};
-  switch (dma_.transfer(Direction::to_remote, {message.local.data(), message.pieces}, delivery.seat,
-                        {&remote, 1})) {
-    case DmaResult::done:
-      return Response::acknowledged;
-    case DmaResult::gone:
-      return Response::silence;
-    case DmaResult::fault:
-      return Response::remote_operation_error;
-  }
-  return Response::silence;
+/// What a request's R_Key names; nullptr also where it is a window of another queue pair.
+const SharedMr* Wire::find_remote(const Delivery& delivery, std::uint32_t access,
+                                  std::uint64_t length) const {
+  const SharedMr* mr = find_memory(delivery.seat, delivery.message.rkey, delivery.to.pd, access,
+                                   delivery.message.remote_address, length);
+  return mr != nullptr && mr->qp_num != 0 && mr->qp_num != delivery.to_qpn ? nullptr : mr;
 }
 
-Response Wire::read(Delivery& delivery, bool again) {
+/// The window that a request invalidates: of type 2, and bound through this queue pair (10.6.7.2.2).
+SharedMr* Wire::find_window(const Delivery& delivery) const {
+  const std::uint32_t key = delivery.message.imm_data;
+  SharedMr& mr = lab_.arena(delivery.seat).mrs[key_index(key)];
+  const bool valid = key != 0 && key_seat(key) == delivery.seat &&
+                     mr.key.load(std::memory_order_acquire) == key && mr.window_type == IBV_MW_TYPE_2 &&
+                     mr.qp_num == delivery.to_qpn && mr.pd == delivery.to.pd;
+  return valid ? &mr : nullptr;
+}
+
+/// WRITE and READ: the same, the other way round.
+Response Wire::rdma(Delivery& delivery, bool again) {
   const Message& message = delivery.message;
-  if ((delivery.to.access & IBV_ACCESS_REMOTE_READ) == 0 || delivery.to.max_dest_rd_atomic == 0)
+  const bool reading = message.opcode == IBV_WR_RDMA_READ;
+  const std::uint32_t access = reading ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE;
+  if ((delivery.to.access & access) == 0 || (reading && delivery.to.max_dest_rd_atomic == 0))
     return Response::invalid_request;
-  if (message.length == 0) return Response::acknowledged;
-  const SharedMr* mr = find_memory(delivery.seat, message.rkey, delivery.to.pd, IBV_ACCESS_REMOTE_READ,
-                                   message.remote_address, message.length);
-  if (mr == nullptr || (mr->qp_num != 0 && mr->qp_num != delivery.to_qpn))
-    return again ? Response::silence : Response::remote_access_error;
+  if (message.length == 0) return Response::acknowledged;  // its R_Key is not looked at (9.7.4.1.6)
+  const SharedMr* mr = find_remote(delivery, access, message.length);
+  if (mr == nullptr) return again ? Response::silence : Response::remote_access_error;
   const RemotePiece remote{mr, mr->address + (message.remote_address - mr->iova), message.length};
-  switch (dma_.transfer(Direction::from_remote, {message.local.data(), message.pieces}, delivery.seat,
-                        {&remote, 1})) {
-    case DmaResult::done:
-      return Response::acknowledged;
-    case DmaResult::gone:
-      return Response::silence;
-    case DmaResult::fault:
-      return Response::remote_operation_error;
-  }
-  return Response::silence;
+  return response_to(dma_.transfer(reading ? Direction::from_remote : Direction::to_remote,
+                                   {message.local.data(), message.pieces}, delivery.seat, {&remote, 1}));
 }
 
 Response Wire::atomic(Delivery& delivery) {
@@ -349,10 +354,8 @@ Response Wire::atomic(Delivery& delivery) {
   if ((to.access & IBV_ACCESS_REMOTE_ATOMIC) == 0 || to.max_dest_rd_atomic == 0 ||
       message.remote_address % 8 != 0)
     return Response::invalid_request;
-  const SharedMr* mr =
-      find_memory(delivery.seat, message.rkey, to.pd, IBV_ACCESS_REMOTE_ATOMIC, message.remote_address, 8);
-  if (mr == nullptr || (mr->qp_num != 0 && mr->qp_num != delivery.to_qpn))
-    return Response::remote_access_error;
+  const SharedMr* mr = find_remote(delivery, IBV_ACCESS_REMOTE_ATOMIC, 8);
+  if (mr == nullptr) return Response::remote_access_error;
   const std::uint64_t address = mr->address + (message.remote_address - mr->iova);
   const bool compare = message.opcode == IBV_WR_ATOMIC_CMP_AND_SWP;
   std::uint64_t before = 0;
@@ -379,8 +382,7 @@ Response Wire::atomic(Delivery& delivery) {
       result = dma_.transfer(Direction::to_remote, {&here, 1}, delivery.seat, {&remote, 1});
   }
   lock.unlock();
-  if (result == DmaResult::gone) return Response::silence;
-  if (result == DmaResult::fault) return Response::remote_operation_error;
+  if (result != DmaResult::done) return response_to(result);
   AtomicResult& known = to.atomic_results[to.atomic_results_next++ % kMaxAtomicResults];
   known = {message.psn, 1, before};
   std::memcpy(message.local[0].address, &before, 8);
@@ -520,6 +522,11 @@ Response Wire::receive(Delivery& delivery, bool with_payload) {
       response = Response::remote_operation_error;
     }
     completion.status = status;
+  }
+  if (message.opcode == IBV_WR_SEND_WITH_INV && completion.status == IBV_WC_SUCCESS) {
+    if (SharedMr* window = find_window(delivery)) window->key.store(0, std::memory_order_release);
+    completion.wc_flags |= IBV_WC_WITH_INV;
+    completion.imm_data = message.imm_data;
   }
 
   const auto pushed =

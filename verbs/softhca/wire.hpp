@@ -112,8 +112,9 @@ class Wire {
   [[nodiscard]] bool pkey_matches(const SharedQp& from, const SharedQp& to) const;
   [[nodiscard]] SharedQp* find_qp(std::uint32_t qpn) const;
   Reception respond(Delivery& delivery);
-  Response write(Delivery& delivery);
-  Response read(Delivery& delivery, bool again);
+  const SharedMr* find_remote(const Delivery& delivery, std::uint32_t access, std::uint64_t length) const;
+  [[nodiscard]] SharedMr* find_window(const Delivery& delivery) const;
+  Response rdma(Delivery& delivery, bool again);
   Response atomic(Delivery& delivery);
   bool can_receive(Delivery& delivery);
   Response receive(Delivery& delivery, bool with_payload);
