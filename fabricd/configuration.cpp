@@ -17,6 +17,8 @@
 #include <numeric>
 #include <sstream>
 
+#include "words/text.hpp"
+
 namespace fabric::daemon {
 
 namespace {
@@ -260,8 +262,9 @@ auto append_to(std::vector<std::string>& list) {
 
 void read_host(Section section, Configuration::Host& host) {
   section.text("name", [&](const std::string& name) -> std::string {
-    if (name.empty() || name.size() > 63 || name.find_first_of(" \t\r\n/") != std::string::npos) {
-      return "must have from 1 to 63 bytes, without spaces or slashes";
+    if (name.empty() || name.size() > 63 || !is_printable(name) ||
+        name.find_first_of(" /") != std::string::npos) {
+      return "must have from 1 to 63 printable ASCII characters, without spaces or slashes";
     }
     host.name = name;
     return "";

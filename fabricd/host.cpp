@@ -30,6 +30,7 @@
 #include <boost/asio/post.hpp>
 
 #include "fabricd/advice.hpp"
+#include "words/text.hpp"
 
 namespace fabric::daemon {
 
@@ -50,7 +51,7 @@ TimePoint now() {
 std::string machine_name() {
   char name[64] = "";
   gethostname(name, sizeof name - 1);
-  const std::string full(name);
+  const std::string full = printable(std::as_bytes(std::span(name)));
   const std::string first = full.substr(0, full.find('.'));
   return first.empty() ? "host" : first;
 }

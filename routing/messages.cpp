@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "routing/codec.hpp"
+#include "words/text.hpp"
 
 namespace fabric::routing {
 namespace {
@@ -15,6 +16,8 @@ template <class... T>
 struct Overloaded : T... {
   using T::operator()...;
 };
+template <class... T>
+Overloaded(T...) -> Overloaded<T...>;  // implied in C++20, but not yet in Clang 14
 
 void begin(Writer& writer, Type type) {
   writer.number(kMessageVersion);
@@ -97,8 +100,7 @@ std::optional<Advertisement> decode_advertisement(std::span<const std::byte> in)
   const auto name = reader.number<std::uint8_t>();
   reader.require(name <= kMaxName);
   result.name = reader.text(name);
-  for (const char c : result.name)
-    reader.require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);  // goes to terminals
+  reader.require(is_printable(result.name));
   const auto links = reader.number<std::uint8_t>();
   reader.require(links <= kMaxLinks);
   for (unsigned i = 0; i < links && !reader.bad(); ++i) {

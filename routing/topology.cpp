@@ -199,6 +199,7 @@ Topology make_topology(Guid self, std::span<const Advertisement* const> advertis
 Weakness find_weakness(const Topology& topology) {
   const auto count = topology.hosts.size();
   Weakness weakness{std::vector<bool>(count), std::vector<bool>(topology.cables.size())};
+  if (topology.self >= count) return weakness;  // no map yet
   // Depth-first search with low points (Tarjan 1972), without recursion.
   std::vector<std::uint32_t> found(count, kNone), low(count), via(count, kNone), next(count);
   std::vector<std::uint32_t> stack{topology.self};

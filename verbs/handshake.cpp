@@ -34,6 +34,7 @@
 #include <utility>
 
 #include "verbs/mad.hpp"
+#include "words/text.hpp"
 
 namespace fabric::verbs::handshake {
 
@@ -65,12 +66,7 @@ void store_text(std::span<std::uint8_t> bytes, const std::string& text) {
 
 /// Up to 63 bytes; what cannot be shown becomes '?'.
 std::string load_text(std::span<const std::uint8_t> bytes) {
-  std::string text;
-  for (const std::uint8_t byte : bytes.first(kTextSize)) {
-    if (byte == 0) break;
-    text += byte < 0x20 || byte == 0x7F ? '?' : static_cast<char>(byte);
-  }
-  return text;
+  return printable(std::as_bytes(bytes.first(kTextSize)));
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "words/text.hpp"
+
 namespace fabric::verbs {
 
 namespace {
@@ -102,12 +104,7 @@ void SmpAttribute::set_field64(int name, std::uint64_t value) {
 }
 
 std::string node_description(std::span<const std::uint8_t, 64> bytes) {
-  std::string text;
-  for (const std::uint8_t byte : bytes) {
-    if (byte == 0) break;
-    text += byte < 0x20 || byte == 0x7F ? '?' : static_cast<char>(byte);
-  }
-  return text;
+  return printable(std::as_bytes(bytes));
 }
 
 std::string_view to_string(PortState state) {

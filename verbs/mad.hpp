@@ -206,8 +206,7 @@ class NodeInfo : public SmpAttribute {
   [[nodiscard]] std::uint8_t local_port() const { return bytes_[36]; }
 };
 
-/// 64 bytes of UTF-8, cut at the first NUL, control characters replaced: text from the other end is shown to
-/// people.
+/// Up to 64 bytes, as people may be shown them (words/text.hpp).
 [[nodiscard]] std::string node_description(std::span<const std::uint8_t, 64> bytes);
 
 enum class PortState : std::uint8_t { no_change = 0, down = 1, initialize = 2, armed = 3, active = 4 };

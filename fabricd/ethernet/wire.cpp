@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "words/text.hpp"
+
 namespace fabric::daemon {
 
 namespace {
@@ -56,7 +58,7 @@ class Reader {
     std::string text;
     for (const std::byte byte : bytes_.first(length)) {
       const char c = std::to_integer<char>(byte);
-      text.push_back(c >= ' ' && c <= '~' ? c : '?');
+      text.push_back(is_printable(c) ? c : '?');
     }
     bytes_ = bytes_.subspan(length);
     return text;

@@ -1,4 +1,4 @@
-"""Two ends of an InfiniBand cable in two processes on the software HCA, and one end against OpenSM."""
+"""Two ends of an InfiniBand cable in two processes on the software HCA."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import threading
 import time
 import unittest
 
-from softhca_lab import Lab, port_guid, wait_for
+from softhca_lab import Lab, wait_for
 
 BUILD = os.environ.get("FABRIC_BUILD", "build")
 
@@ -228,75 +228,6 @@ class CableToOneself(unittest.TestCase):
             finally:
                 for end in ends:
                     end.end()
-
-
-class WithOpenSm(unittest.TestCase):
-    """OpenSM at the other end: priorities 0 to 15, then GUIDs, decide; either may come and go."""
-
-    def setUp(self):
-        self.lab = self.enterContext(Lab(BUILD))
-
-    def opensm(self, host, port, priority):
-        log = os.path.join(self.lab.directory.name, f"opensm-{host}.log")
-        return self.lab.start(host, "opensm", "-g", hex(port_guid(int(host[1:]), port)), "-f", log, "-p",
-                              str(priority), "-s", "1")
-
-    def sm(self, host, port):
-        """Who a port takes for its master: LID of the SM."""
-        return self.lab.port(f"{host}/{port}")["sm_lid"]
-
-    def end(self, host, port, guid, **options):
-        end = End(self.lab, host, port, guid, **options)
-        self.addCleanup(end.end)
-        return end
-
-    def test_opensm_is_standby(self):
-        one = self.end("h1", 2, 1)
-        wait_for(lambda: one.status()["state"] == "Active", "Active")
-        self.opensm("h2", 1, 0)
-        wait_for(lambda: one.status().get("peer_sm_state") == "standby", "OpenSM is standby")
-        self.assertEqual(one.status()["sm_state"], "master")
-
-    def test_opensm_is_master_by_priority(self):
-        self.opensm("h2", 1, 15)
-        wait_for(lambda: self.lab.port("h2/1")["state"] == "Active", "OpenSM brings the cable up")
-        one = self.end("h1", 2, 1)
-        wait_for(lambda: one.status()["sm_state"] == "standby", "standby")
-        wait_for(lambda: one.status().get("peer_state") == "Active", "knows the other end")
-        # The neighbour is found whoever manages the cable.
-        other = self.end("h2", 1, 2)
-        one.expect("up h2 ")
-        other.expect("up h1 ")
-
-    def test_handover_to_opensm(self):
-        one = self.end("h1", 2, 1)
-        wait_for(lambda: one.status()["state"] == "Active", "Active")
-        self.opensm("h2", 1, 15)
-        wait_for(lambda: one.status()["sm_state"] == "standby", "handed over")
-        wait_for(lambda: self.sm("h1", 2) == self.lab.port("h2/1")["lid"], "OpenSM is the master")
-
-    def test_handover_from_opensm_and_its_death(self):
-        opensm = self.opensm("h2", 1, 5)
-        wait_for(lambda: self.lab.port("h2/1")["state"] == "Active", "OpenSM brings the cable up")
-        one = self.end("h1", 2, 1, priority=8)
-        wait_for(lambda: one.status()["sm_state"] == "master", "handed over")
-        self.assertGreaterEqual(int(one.status()["handovers"]), 1)
-        opensm.kill()
-        opensm.wait()
-        time_to_notice = one.status()
-        self.assertEqual(time_to_notice["sm_state"], "master")
-
-    def test_takeover_from_dead_opensm(self):
-        opensm = self.opensm("h2", 1, 15)
-        wait_for(lambda: self.lab.port("h2/1")["state"] == "Active", "OpenSM brings the cable up")
-        one = self.end("h1", 2, 1)
-        wait_for(lambda: one.status()["sm_state"] == "standby", "standby")
-        begin = time.monotonic()
-        opensm.kill()
-        opensm.wait()
-        wait_for(lambda: one.status()["sm_state"] == "master", "takeover")
-        print(f"\ntakeover from a dead OpenSM: {(time.monotonic() - begin) * 1000:.0f} ms")
-        self.assertEqual(self.lab.port("h2/1")["state"], "Active")
 
 
 if __name__ == "__main__":

@@ -158,8 +158,10 @@ TEST(NodeDescription, IsSafeToShow) {
   bytes.fill('x');
   EXPECT_EQ(node_description(bytes), std::string(64, 'x'));
   bytes[1] = 0x1B;
-  bytes[2] = 0;
-  EXPECT_EQ(node_description(bytes), "x?");
+  bytes[2] = 0xC3;  // half of a character: JSON with it cannot be read
+  bytes[3] = 0x7F;
+  bytes[4] = 0;
+  EXPECT_EQ(node_description(bytes), "x???");
 }
 
 TEST(Mad, EveryAccessorIsTotal) {

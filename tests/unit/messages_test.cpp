@@ -73,6 +73,7 @@ TEST(Messages, WhatMakesNoSenseDoesNotDecode) {
       refused([](auto& a) { a.index = HostIndex(static_cast<std::uint16_t>(kMaxHostIndex.value() + 1)); }));
   EXPECT_TRUE(refused([](auto& a) { a.index = kNoHost; }));
   EXPECT_TRUE(refused([](auto& a) { a.name = "\x1b[31m"; })) << "control characters";
+  EXPECT_TRUE(refused([](auto& a) { a.name = "\xC3"; })) << "half of a character";
   EXPECT_TRUE(refused([](auto& a) { a.links[1].port = PortIndex(0); })) << "a port twice";
   EXPECT_TRUE(refused([](auto& a) { a.links[0].neighbour = a.origin; })) << "a cable to itself";
   EXPECT_TRUE(refused([](auto& a) { a.links[0].cost = 0; }));
