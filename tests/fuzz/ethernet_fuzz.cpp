@@ -82,16 +82,18 @@ class Script {
       }
       case 8:
         if (open_.empty()) return;
-        requests_gone_.insert(*open_.begin());
-        give(Greeting::RequestGone{*open_.begin()});
-        open_.erase(open_.begin());
-        return;
-      case 9:
-        return give(Greeting::Replied{session(), parameters()});
+        return give(Greeting::RequestGone{open_.extract(open_.begin()).value()});
+      case 9:  // what belongs to an earlier session may come at any time
+        if (!ended_.empty() && in_.flag()) return give(Greeting::Connected{*ended_.rbegin()});
+        if (replies_ == 2 || sessions_.empty()) return;
+        ++replies_;
+        return give(Greeting::Replied{*sessions_.begin(), parameters()});
       case 10:
-        return give(Greeting::Connected{session()});
+        if (agreed_ && !up_) give(Greeting::Connected{*sessions_.begin()});
+        return;
       case 11:
-        return give(Greeting::Failed{session(), "no"});
+        if (!sessions_.empty() && !up_) give(Greeting::Failed{*sessions_.begin(), "no"});
+        return;
     }
   }
 
@@ -129,11 +131,6 @@ class Script {
     return decode_parameters(bytes).value_or(parameters);
   }
 
-  Greeting::Session session() {
-    if (!sessions_.empty() && in_.below(4) != 0) return *sessions_.begin();
-    return in_.byte();
-  }
-
   void give(const Greeting::Event& event) {
     waiting_.push_back(event);
     std::size_t events = 0;
@@ -150,7 +147,7 @@ class Script {
 
   void perform(const Greeting::Action& action) {
     if (const auto* connect = std::get_if<Greeting::Connect>(&action)) {
-      FUZZ_REQUIRE(sessions_.insert(connect->session).second && sessions_.size() == 1);
+      begin(connect->session);
       if (!honest_) return;
       for (const Purpose purpose : {Purpose::data, Purpose::control}) {
         ConnectionParameters reply = connect->parameters;
@@ -161,22 +158,32 @@ class Script {
         waiting_.push_back(Greeting::Replied{connect->session, reply});
       }
     } else if (const auto* establish = std::get_if<Greeting::Establish>(&action)) {
-      FUZZ_REQUIRE(sessions_.contains(establish->session));
+      FUZZ_REQUIRE(sessions_.contains(establish->session) && !agreed_);
+      agreed_ = true;
       check(establish->terms);
       if (honest_) waiting_.push_back(Greeting::Connected{establish->session});
     } else if (const auto* accept = std::get_if<Greeting::Accept>(&action)) {
-      FUZZ_REQUIRE(sessions_.insert(accept->session).second && sessions_.size() == 1);
+      begin(accept->session);
+      agreed_ = true;
       FUZZ_REQUIRE(open_.erase(accept->data) == 1 && open_.erase(accept->control) == 1);
       check(accept->terms);
     } else if (const auto* reject = std::get_if<Greeting::Reject>(&action)) {
       FUZZ_REQUIRE(open_.erase(reject->request) == 1);
     } else if (const auto* give_up = std::get_if<Greeting::GiveUp>(&action)) {
-      FUZZ_REQUIRE(sessions_.erase(give_up->session) == 1);
-      up_ = false;
+      sessions_.erase(give_up->session);  // an unfinished pair of requests is none yet
+      ended_.insert(give_up->session);
+      up_ = agreed_ = false;
     } else if (std::get_if<Greeting::Up>(&action) != nullptr) {
-      FUZZ_REQUIRE(!up_ && sessions_.size() == 1);
+      FUZZ_REQUIRE(!up_ && agreed_ && sessions_.size() == 1);
       up_ = true;
     }
+  }
+
+  void begin(Greeting::Session session) {
+    FUZZ_REQUIRE(sessions_.empty() && !ended_.contains(session));
+    sessions_.insert(session);
+    replies_ = 0;
+    agreed_ = false;
   }
 
   static void check(const Terms& terms) {
@@ -200,7 +207,10 @@ class Script {
   std::deque<Greeting::Event> waiting_;
   std::set<Greeting::Session> sessions_;
   Greeting::Request requests_ = 0;
-  std::set<Greeting::Request> open_, requests_gone_;
+  std::set<Greeting::Session> ended_;
+  std::set<Greeting::Request> open_;  ///< neither accepted nor rejected yet
+  int replies_ = 0;                   ///< to the present Connect
+  bool agreed_ = false;               ///< the present session has been told to connect its queue pairs
   bool up_ = false, honest_ = false;
 };
 

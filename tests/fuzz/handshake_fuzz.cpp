@@ -1,6 +1,8 @@
 // The handshake: its codec on any bytes, and its core against a neighbour that says anything at any time.
 // What must hold: every Opened is followed by one Down, nothing is sent in an endless loop, and after the
 // nonsense an honest neighbour is connected.
+//
+// Subjects: verbs/handshake.cpp
 #include <utility>
 
 #include "tests/fuzz/input.hpp"

@@ -1,4 +1,6 @@
 // Management datagrams: any bytes either are not one, or every accessor gives a value.
+//
+// Subjects: verbs/mad.cpp
 #include "tests/fuzz/input.hpp"
 #include "verbs/mad.hpp"
 

@@ -1,6 +1,6 @@
 // The subnet administrator core: any queries, in any state of the cable, as often as a client likes.
 //
-// Subjects: fabricd/subnet/subnet_administrator.cpp fabricd/subnet/subnet_manager.cpp
+// Subjects: fabricd/subnet/subnet_administrator.cpp fabricd/subnet/subnet_manager.cpp verbs/mad.cpp
 #include "fabricd/subnet/subnet_administrator.hpp"
 #include "tests/fuzz/input.hpp"
 #include "tests/unit/subnet_simulation.hpp"
@@ -79,7 +79,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           if (!answer) continue;
           FUZZ_REQUIRE(answer->bytes.size() >= Mad::kSize || answer->bytes.size() >= 56);
           FUZZ_REQUIRE(answer->bytes.size() <= 65536);
-          FUZZ_REQUIRE((answer->bytes[3] & verbs::kResponseBit) != 0);
+          FUZZ_REQUIRE(verbs::Mad::decode(std::span(answer->bytes).first(Mad::kSize))->is_response());
         }
       }
     }

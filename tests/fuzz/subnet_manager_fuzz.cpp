@@ -2,7 +2,7 @@
 // order, on a simulated clock. What must hold: no event is answered with more than a handful of datagrams,
 // timers advance, and once the nonsense is over and another adapter is plugged in, its cable becomes Active.
 //
-// Subjects: fabricd/subnet/subnet_manager.cpp
+// Subjects: fabricd/subnet/subnet_manager.cpp verbs/mad.cpp
 #include <map>
 
 #include "tests/fuzz/input.hpp"
