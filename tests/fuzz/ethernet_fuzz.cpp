@@ -52,7 +52,8 @@ class Script {
   void step() {
     switch (in_.below(12)) {
       case 0:
-        return give(Greeting::PortUsable{in_.number<std::uint16_t>(), in_.number<std::uint16_t>()});
+        return give(Greeting::PortUsable{in_.number<std::uint16_t>(),
+                                         static_cast<std::uint16_t>(256U << in_.below(5))});
       case 1:
         return give(Greeting::PortUnusable{verbs::CablePhase::down, "event", "gone"});
       case 2:
