@@ -1206,8 +1206,9 @@ void windows_of_type_2(Check& check) {
       manage(one, IBV_WR_BIND_MW, key, IBV_WC_SUCCESS, "binding");
       expect_equal(one.post_receive(8, {buffer.sge(0, 64)}), 0, "post");
     }
-    key = check.peer.exchange(key);
+    const std::uint32_t theirs = check.peer.exchange(key);
     if (check.active) {
+      key = theirs;
       expect_equal(remote_request(one, IBV_WR_RDMA_READ, buffer.sge(0, 8), one.theirs.memory, key),
                    IBV_WC_SUCCESS, "read through the window");
       expect_equal(remote_request(two, IBV_WR_RDMA_READ, buffer.sge(0, 8), one.theirs.memory, key),

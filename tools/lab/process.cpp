@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 #include "tools/lab/error.hpp"
 
@@ -55,17 +56,15 @@ std::optional<ProcessId> find_process(pid_t pid) {
   // "pid (name) state ppid ... starttime": the name may hold spaces and brackets, so count from its end.
   const auto bracket = stat.rfind(") ");
   if (bracket == std::string::npos) return std::nullopt;
-  const char state = stat[bracket + 2];
-  if (state == 'Z' || state == 'X') return std::nullopt;
-  std::size_t at = bracket + 2;
-  for (int field = 3; field < 22; ++field) {  // proc(5): starttime is field 22
-    at = stat.find(' ', at);
-    if (at == std::string::npos) return std::nullopt;
-    ++at;
-  }
-  ProcessId process{pid, 0};
-  std::from_chars(stat.data() + at, stat.data() + stat.size(), process.start);
-  return process;
+  std::istringstream rest(stat.substr(bracket + 2));
+  const std::vector<std::string> fields(std::istream_iterator<std::string>(rest), {});
+  const auto field = [&](std::size_t number) { return fields.at(number - 3); };  // as proc(5) counts
+  if (fields.size() < 20) return std::nullopt;
+  const auto threads = std::stoul(field(20));
+  // The first thread of a killed process may be gone before the others, which hold its sockets until they
+  // end.
+  if ((field(3) == "Z" && threads <= 1) || field(3) == "X") return std::nullopt;
+  return ProcessId{pid, std::stoull(field(22))};
 }
 
 bool alive(const ProcessId& process) {
