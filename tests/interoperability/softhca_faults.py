@@ -205,6 +205,12 @@ class EndOfTraffic(unittest.TestCase):
         wait_for(lambda: sum(len(host["clients"]) for host in self.lab.control("status")["hosts"]) == 1,
                  "only OpenSM is left")
 
+    def test_own_power_is_cut(self):
+        """The queues of a process are its own until it ends, whatever becomes of the adapter."""
+        self.lab.control("power", host="h2", on=False)
+        self.expect_retry_exceeded()
+        self.assertGreater(self.client.returncode, 0)
+
     def test_port_leaves_active(self):
         """After a flap the link is there at once, but the ports are in Initialize: data does not pass."""
         self.lab.stop(self.manager)

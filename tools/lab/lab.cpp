@@ -425,6 +425,8 @@ void Lab::kill(const std::string& host, bool silent) {
   if (lan && lan->on_lan(host)) lan->cut(host, silent ? Lan::Fault::silent : Lan::Fault::carrier);
   kill_members(host);
   if (lan) kill_members(lan->guest_behind(host));
+  // One that was dying already is no member any more, and holds its socket a moment longer.
+  if (const auto daemon = read_pid_file(directory_of(host) / "fabricd.pid")) wait_for_end({*daemon}, kGrace);
 }
 
 void Lab::start(const std::string& host) {

@@ -22,6 +22,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -81,7 +82,7 @@ class Descriptor {
   int descriptor_ = -1;
 };
 
-enum class Kind { listener, control_listener, signals, calls, events, umad, issm, control };
+enum class Kind { listener, control_listener, signals, calls, events, umad, issm, control, ending };
 
 // Whatever the loop watches.
 struct Endpoint {
@@ -231,7 +232,8 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
         handle_mads(endpoint);
         break;
       case Kind::events:
-      case Kind::issm:  // nobody writes there: it is the end
+      case Kind::issm:    // nobody writes there: it is the end
+      case Kind::ending:  // it has ended
         close_endpoint(endpoint);
         break;
     }
@@ -516,7 +518,8 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   void disconnect(unsigned host) {
     for (std::size_t i = 0; i < endpoints_.size(); ++i) {
       Endpoint& endpoint = *endpoints_[i];
-      if (endpoint.client != 0 && endpoint.host == host) close_endpoint(endpoint);
+      if (endpoint.client != 0 && endpoint.host == host && endpoint.kind != Kind::ending)
+        close_endpoint(endpoint);
     }
   }
 
@@ -540,8 +543,20 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
     } else if (endpoint.kind == Kind::calls && endpoint.client != 0) {
       published_.erase(published_.lower_bound({endpoint.client, 0}),
                        published_.upper_bound({endpoint.client, UINT64_MAX}));
+      reap_after_end(endpoint);
+    } else if (endpoint.kind == Kind::ending) {
       reap(*memory_, verbs_area(), endpoint.client);
     }
+  }
+
+  // A process that has been disconnected goes on writing to its queues until it notices, or is killed. They
+  // are its own until it has ended.
+  void reap_after_end(const Endpoint& caller) {
+    Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, caller.pid, 0)));
+    pollfd ended{process.get(), POLLIN, 0};
+    if (process.get() < 0 || caller.pid == ::getpid() || ::poll(&ended, 1, 0) == 1)
+      return reap(*memory_, verbs_area(), caller.client);
+    watch(Kind::ending, std::move(process)).client = caller.client;
   }
 
   // --- control ---
