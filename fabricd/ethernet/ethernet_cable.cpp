@@ -219,6 +219,7 @@ class EthernetCable final : public verbs::Cable {
   void make_queue_pairs(Session& session);
   void request(Session& session);
   void establish_if_whole(Session& session);
+  void part_with(Leg leg);
   void to_ready(Leg& leg, const Terms& terms);
   void modify(Leg& leg, ibv_qp_state state, const Terms& terms);
   void show_gid(unsigned index);
@@ -242,6 +243,7 @@ class EthernetCable final : public verbs::Cable {
   std::deque<Greeting::Event> events_;
   bool feeding_ = false;
   bool started_ = false;
+  bool usable_ = false;  ///< the port, when it was last looked at
   boost::asio::steady_timer timer_, look_timer_;
   std::optional<TimePoint> timer_at_;
 
@@ -259,6 +261,7 @@ class EthernetCable final : public verbs::Cable {
   std::map<Greeting::Request, CmId> requests_;
   Greeting::Request last_request_ = 0;
   std::unique_ptr<Session> session_;
+  std::vector<Leg> parting_;  ///< to be destroyed when the port can be used; see part_with()
 
   /// What is posted to the event loop holds a weak pointer to it, and does nothing when it is gone.
   std::shared_ptr<EthernetCable*> self_ = std::make_shared<EthernetCable*>(this);
@@ -279,6 +282,7 @@ void EthernetCable::stop() {
   announcements_.reset();
   interface_watch_.reset();
   requests_.clear();
+  parting_.clear();
   listener_.reset();
   channel_watch_.reset();
   channel_.reset();
@@ -293,8 +297,11 @@ void EthernetCable::reset(const std::string& detector, const std::string& reason
 void EthernetCable::refresh() {
   if (!started_) return;
   Greeting::Event event = look();
-  const bool usable = std::holds_alternative<Greeting::PortUsable>(event);
-  if (!usable) look_again_later();
+  usable_ = std::holds_alternative<Greeting::PortUsable>(event);
+  if (usable_)
+    parting_.clear();
+  else
+    look_again_later();
   feed(std::move(event));
 }
 
@@ -330,11 +337,7 @@ Greeting::Event EthernetCable::look() {
   }
   interface_ = std::move(*interface);
   const std::string& name = interface_.name;
-  const ibv_port_attr port = device_.query_port(configuration_.device_port);
-  status_.state = port_state(port.state);
-  status_.mtu = verbs::mtu_bytes(port.active_mtu);
-  status_.rate =
-      interface_.rate != 0 ? interface_.rate : verbs::link_rate(port.active_width, port.active_speed);
+  status_.state = port_state(IBV_PORT_DOWN);
   if (!interface_.up) {
     return unusable(CablePhase::down, fmt::format("{} is switched off: ip link set {} up", name, name));
   }
@@ -342,6 +345,12 @@ Greeting::Event EthernetCable::look() {
     return unusable(CablePhase::down,
                     fmt::format("{} has no carrier: nothing is plugged in, or the other end is off", name));
   }
+  // Not before: drivers that must guess their rate say so in the kernel's log each time they are asked.
+  const ibv_port_attr port = device_.query_port(configuration_.device_port);
+  status_.state = port_state(port.state);
+  status_.mtu = verbs::mtu_bytes(port.active_mtu);
+  status_.rate =
+      interface_.rate != 0 ? interface_.rate : verbs::link_rate(port.active_width, port.active_speed);
   if (port.state != IBV_PORT_ACTIVE) {
     return unusable(CablePhase::configuring,
                     fmt::format("{} is up, but {} is not active yet", name, port_name_));
@@ -502,7 +511,8 @@ void EthernetCable::perform(const Greeting::Reject& action) {
   const auto found = requests_.find(action.request);
   if (found == requests_.end()) return;
   const auto bytes = encode(action.rejection);
-  rdma_reject(found->second.get(), bytes.data(), static_cast<std::uint8_t>(bytes.size()));
+  if (usable_) rdma_reject(found->second.get(), bytes.data(), static_cast<std::uint8_t>(bytes.size()));
+  part_with({std::move(found->second)});
   requests_.erase(found);
 }
 
@@ -512,10 +522,20 @@ void EthernetCable::perform(const Greeting::GiveUp& action) {
   if (session->prepared) callbacks_.down(action.detector, action.reason);
   for (Leg& leg : session->legs) {
     // The neighbour learns of it by this message; where none can get through, by its own means.
-    if (leg.id && leg.qp) rdma_disconnect(leg.id.get());
-    leg.qp.reset();
-    leg.id.reset();
+    if (usable_ && leg.id && leg.qp) rdma_disconnect(leg.id.get());
+    part_with(std::move(leg));
   }
+}
+
+/// Destroys a connection: not before the port can be used, because of what Soft-RoCE does (Linux 6.1).
+/// - With the identifier's destruction the kernel says goodbye to the other end. A message of the connection
+///   manager that cannot be sent, its interface being down or without its address, leaves queue pair 1 in an
+///   error state from which it recovers for sending only: the port takes no connection until the device is made
+///   anew.
+/// - The queue pair's destruction waits until none of its packets is left on this host. Where the link is down,
+///   they wait three seconds for the neighbour's MAC address, and the control thread would wait with them.
+void EthernetCable::part_with(Leg leg) {
+  if (!usable_ && started_) parting_.push_back(std::move(leg));
 }
 
 void EthernetCable::perform(const Greeting::Up& action) {
@@ -601,6 +621,7 @@ void EthernetCable::on_connection_event(const rdma_cm_event& event) {
     feed(Greeting::PortUnusable{CablePhase::no_device, "event",
                                 fmt::format("{} is being removed", port_name_)});
     requests_.clear();
+    parting_.clear();
     listener_.reset();
     announcements_.reset();
     return look_again_later();

@@ -249,6 +249,7 @@ void Greeting::consider() {
     const auto at = forgotten_at(a);
     return at && *at <= now_;
   });
+  if (announcers_.empty()) last_failure_.clear();  // whoever it was with is gone
   if ((state_ == State::connecting || state_ == State::accepting) && deadline_ <= now_) {
     fail(fmt::format("{} announces itself, but connecting has taken too long", peer_.name));
   }

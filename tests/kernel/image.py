@@ -1,17 +1,24 @@
 """What a guest boots: Debian's own kernel, and an initial file system with the programs under test.
 
-The kernel is the package that linux-image-amd64 depends on, downloaded with apt and unpacked, not installed;
-$FABRIC_KERNEL_DEB names one that is there already. Everything else is copied from this machine: the programs
-of $FABRIC_BUILD, the tools of the field, and the shared libraries that they name. Kernel and unpacked package
-are kept in build/kernel-guests/.
+The kernel is found in this order, and its files are enough, it need not be installed:
+  $FABRIC_KERNEL_DEB             a kernel package
+  /boot, /lib/modules            an installed kernel that has rdma_rxe
+  /var/cache/fabric-tests        a package that .ci/kernel has downloaded
+Nothing is fetched here. Everything else is copied from this machine: the programs of $FABRIC_BUILD, the tools
+of the field, and the shared libraries that they name. What has been made is kept in kernel-guests/ of the
+build directory, by what it was made of.
+
+    image.py [kernel]       makes the image (only finds the kernel) and says where it is; status 1: there is none
 """
 
+import hashlib
 import lzma
 import os
 import re
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -19,84 +26,104 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("FABRIC_BUILD", ROOT / "build"))
 CACHE = BUILD / "kernel-guests"
+DOWNLOADS = Path("/var/cache/fabric-tests")
 HERE = Path(__file__).resolve().parent
 
-MODULES = """virtio_pci virtio_net virtio_console rdma_rxe rdma_ucm ib_umad tun veth bridge
-             sch_netem""".split()
+MODULES = """virtio_pci virtio_net virtio_console rdma_rxe rdma_ucm ib_umad tun veth bridge""".split()
 # What a module needs without saying so in its list of dependencies.
 SOFT_DEPENDENCIES = {"rdma_rxe": ["crc32_generic", "crc32_pclmul"]}
-OUR_PROGRAMS = ["fabricd", "fabricctl", "tests/announce"]
-PROGRAMS = """flock nice timeout ip rdma tc ping iperf3 ibv_devinfo ibv_rc_pingpong rping ib_send_bw""".split()
+OUR_PROGRAMS = ["fabricd", "fabricctl", "tests/announce", "tests/flow"]
+PROGRAMS = """flock nice timeout setpriv ip rdma ping iperf3 ibv_devinfo ibv_rc_pingpong rping ib_send_bw""".split()
 PROVIDER = "rxe"
+
+
+class NoKernel(RuntimeError):
+    pass
 
 
 def run(*command, **options):
     return subprocess.run([str(c) for c in command], check=True, text=True, capture_output=True, **options)
 
 
+def fingerprint(*parts):
+    """Of texts, and of files by path, size and time of change."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            stat = part.stat()
+            part = f"{part} {stat.st_size} {stat.st_mtime_ns}"
+        digest.update(part if isinstance(part, bytes) else str(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def write(path, contents):
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(contents)
+    partial.rename(path)
+
+
 # --- the kernel
 
-def kernel_package():
-    """The name of the package that linux-image-amd64 stands for."""
-    depends = subprocess.run(["apt-cache", "depends", "--important", "linux-image-amd64"], text=True,
-                             capture_output=True).stdout
-    found = re.search(r"Depends: (linux-image-\S+)", depends)
-    return found and found.group(1)
-
-
-def kernel_tree():
-    """The unpacked kernel package; downloads it the first time."""
+def find_kernel():
+    """(image, folder of modules) of an installed kernel, or (package, None)."""
     package = os.environ.get("FABRIC_KERNEL_DEB")
-    name = Path(package).stem if package else kernel_package()
-    if not name:
-        run("apt-get", "update")  # without its lists apt knows no package
-        name = kernel_package()
-    tree = CACHE / name
-    if tree.exists():
-        return tree
-    download = CACHE / f"{name}.download"
-    shutil.rmtree(download, ignore_errors=True)
-    download.mkdir(parents=True)
-    if not package:
-        try:
-            run("apt-get", "download", name, cwd=download)
-        except subprocess.CalledProcessError:  # no lists, or old ones
-            run("apt-get", "update")
-            run("apt-get", "download", name, cwd=download)
-        package = next(download.glob("*.deb"))
-    run("dpkg-deb", "-x", package, download / "tree")
-    (download / "tree").rename(tree)
-    shutil.rmtree(download)
-    return tree
+    if package:
+        return Path(package), None
+    for image in sorted(Path("/boot").glob("vmlinuz-*"), reverse=True):
+        folder = Path("/lib/modules") / image.name.removeprefix("vmlinuz-")
+        if (folder / "kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko").exists() and os.access(image, os.R_OK):
+            return image, folder
+    packages = sorted(DOWNLOADS.glob("linux-image-*.deb"), key=lambda path: path.stat().st_mtime)
+    if packages:
+        return packages[-1], None
+    raise NoKernel("no kernel with rdma_rxe for the guests: none is installed and none in "
+                   f"{DOWNLOADS}; .ci/kernel downloads one")
 
 
-def kernel(tree):
-    """The uncompressed kernel: under emulation it starts seconds sooner than the compressed one."""
-    path = tree / "vmlinux"
-    if path.exists():
-        return path
-    image = next((tree / "boot").glob("vmlinuz-*")).read_bytes()
+def kernel():
+    """(uncompressed kernel, archive of its modules); made the first time."""
+    source, folder = find_kernel()
+    target = CACHE / f"kernel-{fingerprint(source, MODULES, SOFT_DEPENDENCIES)}"
+    image, archive = target / "vmlinux", target / "modules.cpio.zst"
+    if image.exists() and archive.exists():
+        return image, archive
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as unpacked:
+        if folder is None:
+            run("dpkg-deb", "-x", source, unpacked)
+            source = next(Path(unpacked).glob("boot/vmlinuz-*"))
+            folder = next(Path(unpacked).glob("lib/modules/*"))
+        modules = Archive()
+        names = []
+        for name, contents in modules_of(folder):
+            modules.add(f"modules/{name}.ko", contents, mode=0o100644)
+            names.append(name)
+        modules.add("modules/order", "\n".join(names).encode() + b"\n", mode=0o100644)
+        # Under emulation the uncompressed kernel starts seconds sooner than the compressed one.
+        write(image, uncompressed(source.read_bytes()))
+        write(archive, modules.finish())
+    return image, archive
+
+
+def uncompressed(image):
+    """The ELF kernel in a bzImage."""
     # Documentation/arch/x86/boot.rst: sectors of the set-up part, offset and length of the payload. Behind the
     # compressed kernel it has its size, so what decompresses must not mind what follows.
     start = ((image[0x1F1] or 4) + 1) * 512 + struct.unpack_from("<I", image, 0x248)[0]
     payload = image[start:start + struct.unpack_from("<I", image, 0x24C)[0]]
     if payload.startswith(b"\xfd7zXZ\0"):
-        elf = lzma.LZMADecompressor().decompress(payload)
-    elif payload.startswith(b"\x1f\x8b"):
-        elf = zlib.decompressobj(31).decompress(payload)
-    elif payload.startswith(b"\x28\xb5\x2f\xfd"):
-        elf = subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=True).stdout
-    else:
-        raise RuntimeError(f"unknown compression of the kernel: {payload[:6].hex()}")
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(elf)
-    partial.rename(path)
-    return path
+        return lzma.LZMADecompressor().decompress(payload)
+    if payload.startswith(b"\x1f\x8b"):
+        return zlib.decompressobj(31).decompress(payload)
+    if payload.startswith(b"\x28\xb5\x2f\xfd"):
+        return subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=True).stdout
+    raise RuntimeError(f"unknown compression of the kernel: {payload[:6].hex()}")
 
 
-def modules(tree):
+def modules_of(folder):
     """[(name, contents)] of MODULES and what they need, in the order in which to load them."""
-    folder = next((tree / "lib/modules").iterdir())
     files = {f.name[:-3].replace("-", "_"): f for f in (folder / "kernel").rglob("*.ko")}
     builtin = {Path(line).name[:-3].replace("-", "_")
                for line in (folder / "modules.builtin").read_text().split()}
@@ -122,7 +149,8 @@ def modules(tree):
 # --- the initial file system
 
 class Archive:
-    """cpio, format "newc" (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    """cpio, format "newc" (Documentation/driver-api/early-userspace/buffer-format.rst), compressed. The kernel
+    takes several, one behind the other."""
 
     def __init__(self):
         self.parts = []
@@ -140,64 +168,71 @@ class Archive:
         header = b"070701" + b"".join(b"%08x" % f for f in fields) + name.encode() + b"\0"
         self.parts += [header, b"\0" * (-len(header) % 4), contents, b"\0" * (-len(contents) % 4)]
 
-    def add_program(self, path, to="/bin"):
-        """A program (without debug information) and the libraries it is linked to."""
-        with tempfile.NamedTemporaryFile() as stripped:
-            run("objcopy", "--strip-debug", path, stripped.name)
-            self.add(f"{to}/{Path(path).name}", Path(stripped.name).read_bytes())
-        self.add_libraries(path)
-
-    def add_libraries(self, path):
-        for library in re.findall(r"(/\S+) \(0x", run("ldd", path).stdout):
-            self.add(library, Path(library).read_bytes())
-
     def finish(self):
         self.add("TRAILER!!!", mode=0)
-        return b"".join(self.parts)
+        return subprocess.run(["zstd", "-qc", "-3"], input=b"".join(self.parts), stdout=subprocess.PIPE,
+                              check=True).stdout
 
 
 def which(program):
     path = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     if not path:
         raise RuntimeError(f"{program} is not installed; .ci/packages lists what the tests need")
-    return path
+    return Path(path)
 
 
-def initial_file_system(tree):
-    archive = Archive()
-    for folder in ["proc", "sys", "dev", "tmp", "run", "root", "etc", "var/lib"]:
-        archive.add(folder, mode=0o040755)
-    archive.add("init", (HERE / "init").read_bytes())
-    archive.add("bin/busybox", Path(which("busybox")).read_bytes())
-    # Not busybox's, which prefers its own programs to the ones of the same name on the machine.
-    archive.add_program(which("dash"))
-    archive.add("bin/sh", b"dash", mode=0o120777)
-    for program in PROGRAMS:
-        archive.add_program(which(program), "/usr/bin")  # before busybox's of the same name: see PATH
-    for program in OUR_PROGRAMS:
-        archive.add_program(BUILD / program)
-    provider = Path(f"/etc/libibverbs.d/{PROVIDER}.driver")
-    archive.add(str(provider), provider.read_bytes(), mode=0o100644)
-    for library in Path("/usr/lib/x86_64-linux-gnu/libibverbs").glob(f"lib{PROVIDER}-*.so"):
-        archive.add(str(library), library.read_bytes())
-        archive.add_libraries(library)
+def stripped(path):
+    """A program without its debug information."""
+    with tempfile.NamedTemporaryFile() as file:
+        run("objcopy", "--strip-debug", path, file.name)
+        return Path(file.name).read_bytes()
+
+
+def contents():
+    """[(name in the guest, file here or bytes, mode)]"""
+    plain, program = 0o100644, 0o100755
+    entries = [(folder, b"", 0o040755) for folder in ["proc", "sys", "dev", "tmp", "run", "root", "etc", "var/lib"]]
+    entries += [("init", HERE / "init", program), ("bin/busybox", which("busybox"), program),
+                # Not busybox's, which prefers its own programs to the ones of the same name on the machine.
+                ("bin/dash", which("dash"), program), ("bin/sh", b"dash", 0o120777),
+                ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n", plain),
+                ("etc/nsswitch.conf", b"hosts: files\n", plain)]
+    # /usr/bin, before busybox's of the same name: see PATH.
+    entries += [(f"usr/bin/{name}", which(name), program) for name in PROGRAMS]
+    entries += [(f"bin/{Path(name).name}", BUILD / name, program) for name in OUR_PROGRAMS]
     # Opened at run time, so that no program names it: pthread_cancel() needs it.
-    archive.add("/lib/x86_64-linux-gnu/libgcc_s.so.1", Path("/lib/x86_64-linux-gnu/libgcc_s.so.1").read_bytes())
-    archive.add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", mode=0o100644)
-    archive.add("etc/nsswitch.conf", b"hosts: files\n", mode=0o100644)
-    names = []
-    for name, contents in modules(tree):
-        archive.add(f"modules/{name}.ko", contents, mode=0o100644)
-        names.append(name)
-    archive.add("modules/order", "\n".join(names).encode() + b"\n", mode=0o100644)
-    return archive.finish()
+    entries += [(path, Path(path), program) for path in ["/lib/x86_64-linux-gnu/libgcc_s.so.1"]]
+    entries += [(str(path), path, program)
+                for path in Path("/usr/lib/x86_64-linux-gnu/libibverbs").glob(f"lib{PROVIDER}-*.so")]
+    driver = Path(f"/etc/libibverbs.d/{PROVIDER}.driver")
+    entries += [(str(driver), driver, plain)]
+    programs = [str(file) for _, file, mode in entries if mode == program and file != HERE / "init"]
+    libraries = subprocess.run(["ldd", *programs], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    entries += [(path, Path(path), program) for path in sorted(set(re.findall(r"(/\S+) \(0x", libraries)))]
+    return entries
 
 
-def build(directory):
-    """(kernel, initrd): the latter, made anew with today's programs, in `directory`."""
+def build():
+    """(kernel, initrd)"""
     CACHE.mkdir(parents=True, exist_ok=True)
-    tree = kernel_tree()
-    initrd = Path(directory) / "initrd.zst"
-    with open(initrd, "wb") as file:
-        subprocess.run(["zstd", "-qc", "-3"], input=initial_file_system(tree), stdout=file, check=True)
-    return kernel(tree), initrd
+    vmlinux, modules = kernel()
+    entries = contents()
+    initrd = CACHE / "initrd-{}".format(
+        fingerprint(modules, Path(__file__), *[part for entry in entries for part in entry]))
+    if not initrd.exists():
+        archive = Archive()
+        for name, source, mode in entries:
+            if isinstance(source, Path):
+                source = stripped(source) if BUILD in source.parents else source.read_bytes()
+            archive.add(name, source, mode)
+        for old in CACHE.glob("initrd-*"):
+            old.unlink()
+        write(initrd, modules.read_bytes() + archive.finish())
+    return vmlinux, initrd
+
+
+if __name__ == "__main__":
+    try:
+        print(*(find_kernel()[:1] if sys.argv[1:] == ["kernel"] else build()))
+    except NoKernel as error:
+        sys.exit(f"image.py: {error}")
