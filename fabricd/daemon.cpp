@@ -22,6 +22,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <csignal>
+#include <set>
 
 #include "fabricd/control/answers.hpp"
 #include "fabricd/control/server.hpp"
@@ -33,7 +34,8 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr std::chrono::seconds kAdapterPoll{1};  ///< how often to look whether there is an adapter now
+constexpr std::chrono::seconds kAdapterPoll{1};      ///< how often to look whether there is an adapter now
+constexpr std::chrono::seconds kNewAdapterPoll{10};  ///< how often to look for one that has come too late
 constexpr std::size_t kEventsKept = 2000;
 
 /// To stderr; without a time of its own where the journal adds one.
@@ -111,17 +113,21 @@ class Daemon {
   asio::awaitable<void> start_host() {
     asio::steady_timer pause(io_);
     std::vector<std::string> devices = verbs::Device::names();
-    if (devices.empty()) {
+    const bool waited = devices.empty();
+    if (waited) {
       record(EventLevel::warning, "no-adapter",
              "there is no RDMA adapter; is its driver loaded (modprobe mlx5_ib ib_uverbs ib_umad)? Waiting "
              "for one",
              {});
     }
-    while (devices.empty()) {
+    // Where there was none, several may appear one after the other: until there is no further one.
+    for (std::vector<std::string> before; devices.empty() || (waited && devices != before);) {
+      before = std::move(devices);
       pause.expires_after(kAdapterPoll);
       co_await pause.async_wait(asio::use_awaitable);
       devices = verbs::Device::names();
     }
+    std::set<std::string> known(devices.begin(), devices.end());
     host_ = std::make_unique<Host>(
         io_, disk_, options_.configuration, directory_, state_, std::move(devices),
         [this](EventLevel level, std::string kind, std::string text, boost::json::object facts) {
@@ -129,6 +135,18 @@ class Daemon {
         });
     answers_.set_host(host_.get());
     sd_notifyf(0, "STATUS=Running with %zu ports", host_->cables().size());
+    for (;;) {
+      pause.expires_after(kNewAdapterPoll);
+      co_await pause.async_wait(asio::use_awaitable);
+      for (const std::string& name : verbs::Device::names()) {
+        if (!known.insert(name).second) continue;
+        record(
+            EventLevel::warning, "adapter-late",
+            fmt::format("adapter {} has appeared after the start and is not used: systemctl restart fabricd",
+                        name),
+            {{"device", name}});
+      }
+    }
   }
 
   void shut_down(int signal) {

@@ -530,10 +530,10 @@ void EthernetCable::perform(const Greeting::GiveUp& action) {
 /// Destroys a connection: not before the port can be used, because of what Soft-RoCE does (Linux 6.1).
 /// - With the identifier's destruction the kernel says goodbye to the other end. A message of the connection
 ///   manager that cannot be sent, its interface being down or without its address, leaves queue pair 1 in an
-///   error state from which it recovers for sending only: the port takes no connection until the device is made
-///   anew.
-/// - The queue pair's destruction waits until none of its packets is left on this host. Where the link is down,
-///   they wait three seconds for the neighbour's MAC address, and the control thread would wait with them.
+///   error state from which it recovers for sending only: the port takes no connection until the device is
+///   made anew.
+/// - The queue pair's destruction waits until none of its packets is left on this host. Where the link is
+///   down, they wait three seconds for the neighbour's MAC address; the control thread would wait with them.
 void EthernetCable::part_with(Leg leg) {
   if (!usable_ && started_) parting_.push_back(std::move(leg));
 }

@@ -449,6 +449,9 @@ TEST(EthernetGreeting, HalfARequestIsRejectedAfterTheDeadline) {
   }
   EXPECT_TRUE(rejected);
   EXPECT_THAT(segment.end(0).core->reason(), HasSubstr("has taken too long"));
+  // Of a failure with somebody who is gone there is no more to say.
+  segment.end(0).core->handle(segment.now() + milliseconds(7000), Greeting::TimerExpired{});
+  EXPECT_THAT(segment.end(0).core->reason(), HasSubstr("no fabricd announces itself"));
 }
 
 TEST(EthernetGreeting, RequestsAreRejectedWithAReason) {
