@@ -405,7 +405,7 @@ class Node::Implementation {
     advertisement.origin = settings_.guid;
     advertisement.incarnation = settings_.incarnation;
     advertisement.priority = settings_.priority;
-    advertisement.drained = drained_;
+    advertisement.drained = drained_ || starting_;
     advertisement.name = settings_.name;
     advertisement.map = map_;
     advertisement.prefixes = prefixes_;
@@ -534,8 +534,16 @@ class Node::Implementation {
     for (const Guid guid : reachable_)
       if (guid != settings_.guid && link_state_.find(guid)->advertisement.map != map_) waiting_.insert(guid);
     agree_by_ = now_ + settings_.timers.agreement;
-    if (waiting_.empty()) agreement_.settle();
+    if (waiting_.empty()) settle();
     publish();
+  }
+
+  void settle() {
+    agreement_.settle();
+    if (starting_ && reachable_.size() > 1 && held_ != kNoHost) {
+      starting_ = false;
+      advertise_due_ = true;
+    }
   }
 
   [[nodiscard]] std::string name_of(Guid guid) const {
@@ -570,7 +578,7 @@ class Node::Implementation {
 
   void settle_if_agreed() {
     if (!waiting_.empty() || compute_at_) return;
-    agreement_.settle();
+    settle();
     publish();
   }
 
@@ -709,7 +717,7 @@ class Node::Implementation {
              name_of(*waiting_.begin()) + " does not work with the same map after " +
                  milliseconds(settings_.timers.agreement));
       waiting_.clear();
-      agreement_.settle();
+      settle();
       publish();
     }
   }
@@ -765,6 +773,8 @@ class Node::Implementation {
   std::vector<Prefix> prefixes_;
   std::vector<std::byte> gateway_;
   bool drained_ = false;
+  /// Until it has agreed on its entries with others: who sent through it sooner would lose what has none yet.
+  bool starting_ = true;
   HostIndex held_ = kNoHost;  ///< the index that this host had last
 
   LinkState link_state_;

@@ -375,7 +375,10 @@ TEST(Node, ADrainedHostIsAvoidedWhereThereIsAnotherWay) {
     const auto& route = node.forwarding()->hosts.at(3);
     return route.ways[route.lanes.at(0)].egress;
   };
-  for (std::uint64_t i = 1; i < 4; ++i) speak(false, i);  // twice, so that the others have agreed
+  speak(false, 1);
+  EXPECT_TRUE(node.hosts()[0].drained) << "who starts has no entries before it has agreed with the others";
+  for (std::uint64_t i = 2; i < 4; ++i) speak(false, i);  // twice, so that the others have agreed
+  EXPECT_FALSE(node.hosts()[0].drained);
   EXPECT_EQ(egress(), PortIndex(0)) << "through h2 it costs 20, directly 100";
   for (std::uint64_t i = 4; i < 7; ++i) speak(true, i);
   EXPECT_TRUE(node.hosts()[1].drained);

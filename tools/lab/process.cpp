@@ -23,9 +23,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// What a process says of itself; nothing if it has gone, which may be while it is read.
 std::string read_all(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  std::ostringstream text;
+  text << in.rdbuf();
+  return std::move(text).str();
 }
 
 int open_pidfd(const ProcessId& process) {
