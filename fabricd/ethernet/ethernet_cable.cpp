@@ -26,6 +26,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <rdma/rdma_cma.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
@@ -53,6 +54,7 @@ using Purpose = ConnectionParameters::Purpose;
 
 /// While the port cannot be used: how often to look, besides the events that say so.
 constexpr std::chrono::milliseconds kLookAgain{500};
+constexpr const char* kConnectionManager = "/dev/infiniband/rdma_cm";
 /// Resolving the neighbour's address is one neighbour solicitation.
 constexpr int kResolveTimeout = 1000;  // milliseconds
 
@@ -119,7 +121,8 @@ std::string without_connection_manager(const VerbsError& error) {
   switch (error.code().value()) {
     case EACCES:
     case EPERM:
-      return "fabricd may not open /dev/infiniband/rdma_cm: run it as root, or give its user that device";
+      return fmt::format("fabricd may not open {}: run it as root, or give its user that device",
+                         kConnectionManager);
     default:
       return fmt::format("librdmacm cannot be used ({}): is its kernel module loaded? modprobe rdma_ucm",
                          error.code().message());
@@ -397,6 +400,9 @@ Greeting::Event EthernetCable::look() {
 
 void EthernetCable::open_channel() {
   if (channel_) return;
+  // Where the device may not be opened, the library waits for udev to make another one: 5 seconds each time.
+  if (::faccessat(AT_FDCWD, kConnectionManager, R_OK | W_OK, AT_EACCESS) != 0 && errno == EACCES)
+    throw VerbsError(EACCES, kConnectionManager);
   errno = ENODEV;  // where the library itself gives none
   channel_.reset(verbs::checked(rdma_create_event_channel(), "rdma_create_event_channel"));
   verbs::set_nonblocking(channel_->fd);
