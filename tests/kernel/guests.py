@@ -219,9 +219,12 @@ class Guest:
 
     # --- the daemon
 
-    def start_fabricd(self, arguments=""):
+    def start_fabricd(self, configuration=""):
+        """`configuration`: the text of its file; none: it has no file."""
+        self.run(f"cat >/run/fabricd.toml <<'END'\n{configuration}\nEND")
+        option = "--config /run/fabricd.toml" if configuration else ""
         # Nice as in its systemd unit.
-        self.run(f"nice -n -10 fabricd {arguments} >&4 2>&4 & echo $! >/run/fabricd.pid")
+        self.run(f"nice -n -10 fabricd {option} >&4 2>&4 & echo $! >/run/fabricd.pid")
         wait_until(self.answers, what=f"fabricd on {self.name} answers: see {self.logs / self.name}.fabricd")
 
     def stop_fabricd(self, signal="TERM"):

@@ -5,16 +5,20 @@ state and the logs of every guest are kept in kernel-guests/logs of the build di
 test's name.
 """
 
+import functools
 import json
 import os
+import re
 import sys
 import time
 import unittest
 
-from guests import Ring, wait_until
+from guests import MTU, Ring, wait_until
 
 HOSTS = int(os.environ.get("FABRIC_HOSTS", "3"))
 RATE = 100  # datagrams a second of a flow
+# A guest that is not run for a second by a busy machine is a dead one to its neighbours.
+SCALED_TIMERS = "[timers]\ndead = '5s'"
 ring = None
 
 
@@ -127,8 +131,33 @@ class Flow:
         return {"sent": sent, "lost": sent - result.pop("received"), **result}
 
 
+def stalls():
+    """How often a guest did not run for so long that its neighbours may have given it up for dead: fabricd says so."""
+    return sum(int(milliseconds) >= 500 for log in ring.logs.glob("*.fabricd")
+               for milliseconds in re.findall(r"did not run for (\d+) ms", log.read_text(errors="replace")))
+
+
+def undisturbed(test):
+    """A test whose result holds only as long as all guests run: where it fails and one did not, it is done again,
+    up to twice."""
+    @functools.wraps(test)
+    def repeat(self):
+        for last in [False, False, True]:
+            before = stalls()
+            try:
+                return test(self)
+            except AssertionError as error:
+                if last or stalls() == before:
+                    raise
+                say(f"a guest did not run; again, after: {error}", "\n")
+                self.setUp()
+    return repeat
+
+
 class RingTest(unittest.TestCase):
     maxDiff = None
+    configuration = ""
+    running = ""  # what the daemons have
 
     def setUp(self):
         for guest in ring.guests.values():
@@ -138,9 +167,20 @@ class RingTest(unittest.TestCase):
             guest.ready()
         for a, b in ring.neighbours():
             ring.mend(a, b)
+        # What a test that failed has left behind.
+        jobs = [guest.start("killall -q flow\n" + "\n".join(
+            f"""ip link set nic{n} mtu {MTU} up
+                ip address show dev nic{n} scope link | grep -q inet6 ||
+                  ip address add {ring.link_local(name, n)}/64 dev nic{n}""" for n in [0, 1]))
+            for name, guest in ring.guests.items()]
+        for job in jobs:
+            job.wait()
         for guest in ring.guests.values():
+            if guest.fabricd_runs() and RingTest.running != self.configuration:
+                guest.stop_fabricd()
             if not guest.fabricd_runs():
-                guest.start_fabricd()
+                guest.start_fabricd(self.configuration)
+        RingTest.running = self.configuration
         wait_until(whole, 120, "the ring is whole before the test")
 
     def run(self, result=None):
@@ -157,7 +197,9 @@ class RingTest(unittest.TestCase):
         """These hosts, or all, reach each other in IPv4 and IPv6."""
         ring.wait_for_all(60, list(names) or None)
 
-    # --- a ring without configuration
+
+class DefaultsTest(RingTest):
+    """Daemons without configuration."""
 
     def test_01_every_pair_without_configuration(self):
         for guest in ring.guests.values():
@@ -165,6 +207,7 @@ class RingTest(unittest.TestCase):
             self.assertEqual(guest.run("tr '\\0' ' ' </proc/$(cat /run/fabricd.pid)/cmdline").split(), ["fabricd"])
         self.answer()
 
+    @undisturbed
     def test_02_ports_and_paths_are_shown(self):
         for k, name in enumerate(ring.names):
             for entry in ports(name):
@@ -188,6 +231,7 @@ class RingTest(unittest.TestCase):
         self.assertEqual(way("h1", "h2"), ["h1", "h2"])
         self.assertEqual(way("h1", f"h{HOSTS}"), ["h1", f"h{HOSTS}"])
 
+    @undisturbed
     def test_03_bandwidth_and_latency_between_any_two(self):
         for name, guest in ring.guests.items():
             results = guest.json("bw", "--all", "-n", "100", timeout=120)["results"]
@@ -214,31 +258,30 @@ class RingTest(unittest.TestCase):
         for end in [guest, target]:
             self.assertEqual(end.run("stat -c %s /tmp/file; rm /tmp/file").strip(), "67108864")
 
+
+class ScaledTimersTest(RingTest):
+    configuration = SCALED_TIMERS
+
     # --- faults. In each, datagrams run both ways between h1 and h2, over the cable that breaks.
 
     def break_and_heal(self, fault, heal, detectors, lossless=False):
-        """The flows go the other way round, and come back. Where another cable was given up meanwhile (a guest
-        that did not run for a second), the ring was cut in two places, and it is done again."""
-        for _ in range(3):
-            before = times_up()
-            flows = [Flow("h1", "h2"), Flow("h2", "h1")]
-            fault()
-            wait_until(lambda: port("h1", 2)["phase"] != "connected", what="the fault is noticed")
-            wait_for_way("h1", "h2", ["h1"] + ring.names[:1:-1] + ["h2"])
-            wait_for_way("h2", "h1", ["h2"] + ring.names[2:] + ["h1"])
-            self.answer("h1", "h2")
-            self.assertIn(port("h1", 2)["last_detector"], detectors)
-            heal()
-            wait_for_phase("h1", 2, "connected")
-            wait_for_way("h1", "h2", ["h1", "h2"])
-            wait_for_way("h2", "h1", ["h2", "h1"])
-            self.answer("h1", "h2")
-            results = [flow.end() for flow in flows]
-            say(" | ".join("{sent} sent, {lost} lost, {gap_ms:.0f} ms".format(**result) for result in results), "\n")
-            changed = {end for end, count in times_up().items() if count != before[end]}
-            if changed == {("h1", 2), ("h2", 1)}:
-                break
-            say(f"other cables were given up, too: {changed}", "\n")
+        """The flows go the other way round, and come back; the other cables stay."""
+        before = times_up()
+        flows = [Flow("h1", "h2"), Flow("h2", "h1")]
+        fault()
+        wait_until(lambda: port("h1", 2)["phase"] != "connected", what="the fault is noticed")
+        wait_for_way("h1", "h2", ["h1"] + ring.names[:1:-1] + ["h2"])
+        wait_for_way("h2", "h1", ["h2"] + ring.names[2:] + ["h1"])
+        self.answer("h1", "h2")
+        self.assertIn(port("h1", 2)["last_detector"], detectors)
+        heal()
+        wait_for_phase("h1", 2, "connected")
+        wait_for_way("h1", "h2", ["h1", "h2"])
+        wait_for_way("h2", "h1", ["h2", "h1"])
+        self.answer("h1", "h2")
+        results = [flow.end() for flow in flows]
+        say(" | ".join("{sent} sent, {lost} lost, {gap_ms:.0f} ms".format(**result) for result in results), "\n")
+        self.assertEqual({end for end, count in times_up().items() if count != before[end]}, {("h1", 2), ("h2", 1)})
         for result in results:
             self.assertEqual(result["duplicated"], 0, result)
             if lossless:
@@ -246,17 +289,21 @@ class RingTest(unittest.TestCase):
             else:
                 self.assertLess(result["lost"], 0.7 * result["sent"], result)
 
+    @undisturbed
     def test_05_announced_cut(self):
         self.break_and_heal(lambda: ring.cut("h1", "h2"), lambda: ring.mend("h1", "h2"), ["event", "peer"], True)
 
+    @undisturbed
     def test_06_silent_cut(self):
         self.break_and_heal(lambda: ring.silence("h1", "h2"), lambda: ring.mend("h1", "h2"),
                             ["completion", "heartbeat"])
 
+    @undisturbed
     def test_07_interface_down_and_up(self):
         self.break_and_heal(lambda: ring["h1"].run("ip link set nic1 down"),
                             lambda: ring["h1"].run("ip link set nic1 up"), ["event"])
 
+    @undisturbed
     def test_08_address_removed_and_added(self):
         guest, address, other = ring["h1"], ring.link_local("h1", 1), "fe80::77"
 
@@ -275,16 +322,18 @@ class RingTest(unittest.TestCase):
         wait_until(lambda: port("h1", 2)["gid"] == address, what="back to the address from before")
         wait_for_phase("h1", 2, "connected")
 
+    @undisturbed
     def test_09_daemon_killed(self):
         others = [name for name in ring.names if name != "h2"]
         ring["h2"].stop_fabricd("KILL")
         entry = wait_for_phase("h1", 2, "greeting")
         self.assertEqual(entry["last_detector"], "peer", "the kernel closes a dead program's connections")
         self.answer(*others)
-        ring["h2"].start_fabricd()
+        ring["h2"].start_fabricd(SCALED_TIMERS)
         wait_until(whole, what="the ring is whole")
         self.answer()
 
+    @undisturbed
     def test_10_guest_killed_and_rebooted(self):
         others = [name for name in ring.names if name != "h2"]
         ring["h2"].kill()
@@ -293,7 +342,7 @@ class RingTest(unittest.TestCase):
         self.answer(*others)
         ring["h2"].boot()
         ring["h2"].ready()
-        ring["h2"].start_fabricd()
+        ring["h2"].start_fabricd(SCALED_TIMERS)
         wait_until(whole, 120, "the ring is whole")
         self.answer()
 
@@ -308,6 +357,7 @@ class RingTest(unittest.TestCase):
 
     # --- others beside fabricd
 
+    @undisturbed
     def test_12_verbs_programs_beside_fabricd(self):
         ring["h1"].run("ip address replace 192.168.7.1/24 dev nic1")
         ring["h2"].run("ip address replace 192.168.7.2/24 dev nic0")
@@ -333,6 +383,7 @@ class RingTest(unittest.TestCase):
         self.answer()
         self.assertEqual(times_up(), before, "fabricd was not disturbed")
 
+    @undisturbed
     def test_13_a_neighbour_that_is_no_fabricd(self):
         ring["h2"].stop_fabricd()
         wait_for_phase("h1", 2, "greeting")
@@ -355,7 +406,7 @@ class RingTest(unittest.TestCase):
                      ip link set nic0 master bridge0; ip link set nic1 master bridge0
                      rdma link add rxe8 type rxe netdev bridge0""")
         try:
-            guest.start_fabricd()
+            guest.start_fabricd(SCALED_TIMERS)
             for name, number in [(f"h{HOSTS - 1}", 2), ("h1", 1), (last, 1)]:
                 self.assertIn("a switch is in between", wait_for_phase(name, number, "refused")["reason"])
             self.answer(*ring.names[:-1])  # over the other cables
@@ -372,7 +423,7 @@ class RingTest(unittest.TestCase):
                      rdma link add rxe2 type rxe netdev loop0; rdma link add rxe3 type rxe netdev loop1""")
         try:
             guest.stop_fabricd()
-            guest.start_fabricd()
+            guest.start_fabricd(SCALED_TIMERS)
             self.assertIn("goes to port 4 of this same host", wait_for_phase("h1", 3, "refused")["reason"])
             self.assertIn("goes to port 3 of this same host", wait_for_phase("h1", 4, "refused")["reason"])
             self.answer()
@@ -386,14 +437,14 @@ class RingTest(unittest.TestCase):
         guest = ring["h1"]
         guest.stop_fabricd()
         guest.run("rmmod rdma_ucm")
-        guest.start_fabricd()
+        guest.start_fabricd(SCALED_TIMERS)
         wait_for_reason("h1", 1, "modprobe rdma_ucm")
         guest.run("insmod /modules/rdma_ucm.ko")
         wait_until(whole, what="goes on by itself")
 
         guest.stop_fabricd()
         guest.run("rdma link delete rxe0; rdma link delete rxe1")
-        guest.start_fabricd()
+        guest.start_fabricd(SCALED_TIMERS)
         wait_until(lambda: "no RDMA adapter" in guest.run("fabricctl log"), what="a word about no adapter")
         guest.run("rdma link add rxe0 type rxe netdev nic0; rdma link add rxe1 type rxe netdev nic1")
         wait_until(whole, what="goes on by itself")
