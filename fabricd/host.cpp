@@ -398,6 +398,7 @@ void Host::feed(routing::Event event) {
     }
   }
   draining_ = false;
+  if (gateway_) originate();  // what others offer may have changed
   schedule();
 }
 
@@ -504,9 +505,18 @@ bool Host::upstream_answers(bool ipv4) const {
   return upstream_probe_->answers(ipv4);
 }
 
+bool Host::offers(const routing::Prefix& prefix) const {
+  return std::find(served_.begin(), served_.end(), prefix) != served_.end();
+}
+
 bool Host::originates(bool ipv4) const {
-  return gateway_ && default_route(ipv4).present && upstream_answers(ipv4) &&
-         (configuration_.gateway.originate_all || gateway_->serves(ipv4));
+  if (!gateway_ || !default_route(ipv4).present || !upstream_answers(ipv4)) return false;
+  if (configuration_.gateway.originate_all || gateway_->serves(ipv4)) return true;
+  // Who no longer serves goes on offering it until somebody else does: the ring is never without.
+  const routing::Prefix& prefix = ipv4 ? kDefault4 : kDefault6;
+  return offers(prefix) && std::ranges::none_of(node_->hosts(), [&](const routing::HostView& host) {
+           return !host.self && host.reachable && std::ranges::count(host.prefixes, prefix) != 0;
+         });
 }
 
 void Host::upstream_changed() {
@@ -523,7 +533,7 @@ void Host::originate() {
   std::vector<routing::Prefix> served = configuration_.network.prefixes;
   for (const bool ipv4 : {true, false}) {
     const routing::Prefix& prefix = ipv4 ? kDefault4 : kDefault6;
-    const bool before = std::find(served_.begin(), served_.end(), prefix) != served_.end();
+    const bool before = offers(prefix);
     const bool configured = std::find(served.begin(), served.end(), prefix) != served.end();
     const bool now = originates(ipv4);
     if (now && !configured) served.push_back(prefix);

@@ -102,6 +102,7 @@ class Host {
   [[nodiscard]] bool upstream_answers(bool ipv4) const;
   /// Whether this host offers its default route to the ring now.
   [[nodiscard]] bool originates(bool ipv4) const;
+  [[nodiscard]] bool offers(const routing::Prefix& prefix) const;
   /// Others go round a drained host where they can; it relays what still comes, and can be reached. Kept over
   /// restarts.
   void set_drained(bool drained);

@@ -38,6 +38,7 @@ constexpr Duration kProbe = milliseconds(8);         ///< until the first answer
 constexpr unsigned kDeaf = 3;                        ///< ...or so many without one
 constexpr Duration kProbeAgain = milliseconds(100);  ///< while something is wrong
 constexpr Duration kProbeWatch = seconds(1);         ///< of a master, so that it notices one-way LANs
+constexpr Duration kFaultAgain = seconds(10);  ///< a fault is told again after it was not there for so long
 constexpr std::uint8_t kEncoding = 1;
 
 constexpr std::size_t kFlagHears = 0x80, kFlagWants = 0x40, kFlagServes = 0x20;
@@ -533,8 +534,13 @@ void GatewayElection::describe_fault() {
   } else if (view_.state == GatewayState::master && watched() == false && !peers_.empty()) {
     fault = "the other gateway cannot be reached over the ring";
   }
-  if (!fault.empty() && fault != view_.fault) act(GatewayNotice{true, "gateway-fault", fault});
   view_.fault = std::move(fault);
+  if (view_.fault.empty()) return;
+  // Some come and go with each probe.
+  if (view_.fault != noticed_fault_ || now_ - fault_seen_ > kFaultAgain)
+    act(GatewayNotice{true, "gateway-fault", view_.fault});
+  noticed_fault_ = view_.fault;
+  fault_seen_ = now_;
 }
 
 // --- what ought to be

@@ -279,6 +279,8 @@ class GatewayElection {
   std::optional<TimePoint> probe_at_;
   unsigned unanswered_ = 0;
   bool suspected_ = false;
+  std::string noticed_fault_;  ///< the last one that was told
+  TimePoint fault_seen_;
 };
 
 }  // namespace fabric::routing

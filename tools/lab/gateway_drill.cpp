@@ -194,6 +194,7 @@ GatewayDrillRun run_once(Lab lab, const std::string& fault, unsigned number,
   const auto repair = [&] {
     if (fault == "kill") lab.start(master);
     if (fault == "cut" || fault == "silent") lab.mend(master, Lan::kSwitch);
+    if (fault == "handover") ask(lab, other, "gateway handover");
   };
   struct Guard {  // whatever happens, the lab is left whole
     std::function<void()> repair;
