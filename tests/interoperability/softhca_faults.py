@@ -141,9 +141,15 @@ class Data(TwoHosts):
 
     def test_loss(self):
         """Reliable connections send again what was lost; datagrams and unreliable ones do without."""
+        names = "xmit_packets", "rcv_packets"
+        before = [self.counter(end, name) for end in ("h1/2", "h2/1") for name in names]
         self.lab.control("faults", a="h1", b="h2", loss_ppm=20_000)
         for text in self.pair("ibv_rc_pingpong", "-c", "-n", "500"):
             self.assertIn("500 iters in", text)  # -c: with the right content
+        after = [self.counter(end, name) for end in ("h1/2", "h2/1") for name in names]
+        sent_1, received_1, sent_2, received_2 = (a - b for a, b in zip(after, before))
+        self.assertGreater(sent_1, received_2)  # lost packets were sent
+        self.assertGreater(sent_2, received_1)
 
     def test_corruption(self):
         """A packet with bit errors is dropped by whoever receives it, and counted there."""

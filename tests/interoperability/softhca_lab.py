@@ -7,10 +7,12 @@ Hosts are h1..hN with one HCA of two ports, cabled in a chain: hK port 2 to hK+1
 differ in their environment only.
 """
 
+import glob
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,7 +88,11 @@ class Lab:
         self.preload = " ".join(runtime + [self.library])
 
     def __enter__(self):
-        self.directory = tempfile.TemporaryDirectory(prefix="softhca-")
+        # A test that was killed has left its own.
+        for left in glob.glob(os.path.join(tempfile.gettempdir(), "softhca-*-*")):
+            if not os.path.exists(f"/proc/{left.rsplit('-', 2)[1]}"):
+                shutil.rmtree(left, ignore_errors=True)
+        self.directory = tempfile.TemporaryDirectory(prefix=f"softhca-{os.getpid()}-")
         self.socket = os.path.join(self.directory.name, "hca")
         lab_file = os.path.join(self.directory.name, "lab.json")
         with open(lab_file, "w", encoding="utf-8") as file:

@@ -116,6 +116,10 @@ class Conformance(TwoHosts):
             unacknowledged += delivered - acknowledged
         self.assertGreater(unacknowledged, 0)
 
+    def test_stress(self):
+        """Many threads of one process; under a sanitizer, what it finds ends the program with an error."""
+        text = self.lab.run("h2", os.path.join(softhca_lab.BUILD, "tests", "verbs_stress"), "softhca0/1")
+        self.assertIn("20000 messages each way", text)
 
     def test_failures(self):
         """Every failure case, over a cable from one port of the adapter to the other, and within one port."""

@@ -149,6 +149,27 @@ TEST_F(Links, LossAndCorruptionAsManyAsAskedFor) {
   EXPECT_NEAR(static_cast<double>(shared(port(2, 1)).counters.rcv_errors), 1800, 130);
 }
 
+TEST_F(Links, ContentIsWrongInOneOctetAsOftenAsAskedFor) {
+  const Mad request = smp(kMethodGet, IB_ATTR_NODE_INFO);
+  const auto right = ask(port(1, 2), {2}, request);
+  ASSERT_TRUE(right);
+  model.set_faults(port(2, 1), {.mad_corrupt_ppm = 500'000});
+  unsigned wrong = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const auto response = ask(port(1, 2), {2}, request);
+    // Where the route was hit, the adapter drops it.
+    if (response == right) continue;
+    ++wrong;
+    if (response) {
+      const auto [here, there] = std::mismatch(right->begin(), right->end(), response->begin());
+      EXPECT_TRUE(std::equal(here + 1, right->end(), there + 1));
+    }
+  }
+  EXPECT_NEAR(wrong, 500, 50);
+  EXPECT_EQ(shared(port(1, 2)).counters.rcv_packets, 1001u);
+  EXPECT_EQ(shared(port(1, 2)).counters.rcv_errors, 0u);
+}
+
 // What is left to chance is the same in every run with the same seed.
 TEST(Seeds, DecideWhatIsLost) {
   struct Run : ModelFixture {

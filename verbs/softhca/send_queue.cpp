@@ -230,7 +230,8 @@ int QueuePair::append(const ibv_send_wr& wr) {
     wqe.remote_qkey = (wr.wr.ud.remote_qkey & 0x80000000) != 0 ? shared->qkey : wr.wr.ud.remote_qkey;
     wqe.packets = 1;
   } else {
-    wqe.packets = std::max<std::uint32_t>(1, (wqe.length + shared->path_mtu - 1) / shared->path_mtu);
+    const std::uint32_t mtu = 128U << attributes.path_mtu;
+    wqe.packets = std::max<std::uint32_t>(1, (wqe.length + mtu - 1) / mtu);
   }
   if (manages_memory(wqe.opcode)) wqe.packets = 0;
   wqe.psn = next_psn;
@@ -439,13 +440,19 @@ bool QueuePair::transmit() {
       fail_next(IBV_WC_LOC_LEN_ERR);
       return false;
     }
-    if (!lost) wire.send_datagram(*shared, number(), message);
+    if (lost)
+      wire.lose(*shared, send_routes[slot].dlid, message);
+    else
+      wire.send_datagram(*shared, number(), message);
     ++next;
     return true;
   }
 
   Reception reception;
-  if (!lost) reception = wire.send(*shared, number(), message);
+  if (lost)
+    wire.lose(*shared, shared->peer_lid, message);
+  else
+    reception = wire.send(*shared, number(), message);
   if (!reliable) {
     ++next;
     return true;

@@ -56,6 +56,15 @@ bool is_read(std::uint8_t opcode) {
          opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
 }
 
+/// What goes out for a message; the request of READ and of an atomic is one packet without payload.
+struct Sent {
+  std::uint64_t octets, packets;
+};
+Sent request_of(const Message& message) {
+  if (is_read(message.opcode)) return {8, 1};
+  return {message.length + std::uint64_t{8} * message.packets, message.packets};
+}
+
 Response response_to(DmaResult result) {
   switch (result) {
     case DmaResult::done:
@@ -136,18 +145,29 @@ void Wire::count(SharedQp& from, std::uint32_t to_port, const Message& message) 
     traffic.port.store(from.port, std::memory_order_relaxed);
     traffic.peer.store(to_port, std::memory_order_relaxed);
   }
-  const std::uint64_t octets = message.length + 8 * message.packets;
-  if (is_read(message.opcode)) {  // a request without data, and the answer
-    bump(traffic.caused[Traffic::out_octets], 8);
-    bump(traffic.caused[Traffic::out_packets], 1);
-    bump(traffic.caused[Traffic::back_octets], octets);
-    bump(traffic.caused[Traffic::back_packets], message.packets);
-    return;
-  }
-  bump(traffic.caused[Traffic::out_octets], octets);
-  bump(traffic.caused[Traffic::out_packets], message.packets);
+  const Sent sent = request_of(message);
+  bump(traffic.caused[Traffic::out_octets], sent.octets);
+  bump(traffic.caused[Traffic::out_packets], sent.packets);
   if (message.route != nullptr && message.route->dlid >= kFirstMulticastLid)
     bump(traffic.caused[Traffic::out_multicast], message.packets);
+}
+
+/// What READ and atomics bring back, to a queue pair whose request has been counted.
+void Wire::count_answer(SharedQp& from, std::uint32_t to_port, const Message& message) {
+  if (to_port == from.port || !is_read(message.opcode)) return;
+  bump(from.traffic.caused[Traffic::back_octets], message.length + std::uint64_t{8} * message.packets);
+  bump(from.traffic.caused[Traffic::back_packets], message.packets);
+}
+
+void Wire::lose(const SharedQp& from, std::uint32_t dlid, const Message& message) const {
+  SharedPort& port = lab_.port(from.port);
+  if (!active(port) || has_lid(port, dlid)) return;
+  const Sent sent = request_of(message);
+  const bool multicast = message.route != nullptr && dlid >= kFirstMulticastLid;
+  SharedCounters& counters = port.counters;
+  counters.xmit_data += sent.octets;
+  counters.xmit_packets += sent.packets;
+  (multicast ? counters.multicast_xmit_packets : counters.unicast_xmit_packets) += sent.packets;
 }
 
 // ---- Memory ----
@@ -167,10 +187,13 @@ const SharedMr* Wire::find_memory(std::uint32_t seat, std::uint32_t key, std::ui
 Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& message) {
   const bool reliable = from.type == IBV_QPT_RC;
   const Target target = route(from, from.peer_lid);
-  if (target.port == kNoSharedPort) return {};
+  if (target.port == kNoSharedPort) {
+    lose(from, from.peer_lid, message);
+    return {};
+  }
+  count(from, target.port, message);
   SharedQp* to = find_qp(from.peer_qpn);
   if (to == nullptr) return {};
-  count(from, target.port, message);
 
   Delivery delivery{qp_seat(from.peer_qpn), *to, from.peer_qpn, from, from_qpn, message};
   to->lock.lock(seat_);
@@ -186,6 +209,7 @@ Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& mess
   }
   to->lock.unlock();
   tell(delivery);
+  if (reception.response == Response::acknowledged) count_answer(from, target.port, message);
   if (reliable && !target.answers) return {};
   return reception;
 }
@@ -554,7 +578,7 @@ void Wire::send_datagram(SharedQp& from, std::uint32_t from_qpn, const Message& 
   const std::uint32_t dlid = message.route->dlid;
   if (dlid < kFirstMulticastLid || dlid == kPermissiveLid) {
     const Target target = route(from, dlid);
-    if (target.port == kNoSharedPort) return;
+    if (target.port == kNoSharedPort) return lose(from, dlid, message);
     count(from, target.port, message);
     datagram_to(target.port, message.remote_qpn, from, from_qpn, message);
     return;
@@ -562,7 +586,10 @@ void Wire::send_datagram(SharedQp& from, std::uint32_t from_qpn, const Message& 
   // To every queue pair of the group: those of this port, and those of the port at the other end.
   const Target target = route(from, dlid);
   if (!active(lab_.port(from.port))) return;
-  if (target.port != kNoSharedPort) count(from, target.port, message);
+  if (target.port != kNoSharedPort)
+    count(from, target.port, message);
+  else
+    lose(from, dlid, message);
   for (std::uint32_t seat = 1; seat < kMaxSeats; ++seat) {
     if (!lab_.live(seat)) continue;
     Arena& arena = lab_.arena(seat);

@@ -67,6 +67,9 @@ class Wire {
   /// UD: nobody answers.
   void send_datagram(SharedQp& from, std::uint32_t from_qpn, const Message& message);
 
+  /// The cable swallows it: sent by its port, and received by nobody.
+  void lose(const SharedQp& from, std::uint32_t dlid, const Message& message) const;
+
   /// Changes whenever what was in flight on the queue pair's cable was lost.
   [[nodiscard]] std::uint64_t epoch(const SharedQp& from) const;
 
@@ -125,6 +128,7 @@ class Wire {
   void datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& from, std::uint32_t from_qpn,
                    const Message& message);
   void count(SharedQp& from, std::uint32_t to_port, const Message& message) const;
+  static void count_answer(SharedQp& from, std::uint32_t to_port, const Message& message);
 
   Lab lab_;
   Session& session_;
