@@ -36,7 +36,7 @@ class Queues : public testing::Test {
   Arena& arena() { return lab_.arena(owner_); }
   SharedQp& qp() { return arena().qps[0]; }
   SharedCq& cq() { return arena().cqs[0]; }
-  CompletionQueue& queue() { return *queue_; }
+  ConsumedQueue& queue() { return *queue_; }
   ReceiveQueue receives() { return {lab_.arena_bytes(owner_), qp().receive}; }
   ReceiveQueue shared_receives() { return {lab_.arena_bytes(owner_), arena().srqs[0].receive}; }
 
@@ -80,7 +80,7 @@ class Queues : public testing::Test {
   std::span<std::byte> area_;
   Lab lab_;
   std::uint32_t owner_ = 0, sender_ = 0;
-  std::optional<CompletionQueue> queue_;
+  std::optional<ConsumedQueue> queue_;
 };
 
 TEST_F(Queues, SeatsAreDifferentAndComeBackLate) {

@@ -85,9 +85,9 @@ struct CompletionQueueObject {
   std::atomic<std::uint32_t> users{0};
   std::uint32_t events_fetched = 0, async_fetched = 0;  ///< under ibv.mutex
   SpinLock polling;
-  std::atomic<CompletionQueue*> queue{nullptr};  ///< consuming: under `polling`
+  std::atomic<ConsumedQueue*> queue{nullptr};  ///< consuming: under `polling`
   /// Of each size it ever had: somebody may just be looking whether the one before is empty.
-  std::deque<CompletionQueue> sizes;
+  std::deque<ConsumedQueue> sizes;
   Completion current;  ///< of the extended polling calls
   std::atomic<std::uint32_t> empty_polls{0};
   // Queue pairs whose sends have been acknowledged and not yet completed.

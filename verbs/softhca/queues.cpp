@@ -76,7 +76,7 @@ CompletionQueue::Pushed CompletionQueue::push(std::uint32_t seat, const Completi
   return {.overrun = false, .wake = true};
 }
 
-bool CompletionQueue::pop(Completion& completion) {
+bool ConsumedQueue::pop(Completion& completion) {
   const std::uint32_t number = cq_.consumer.load(std::memory_order_relaxed);
   CompletionSlot& entry = next(number);
   if (entry.sequence.load(std::memory_order_seq_cst) != number + 1) return false;
@@ -85,7 +85,7 @@ bool CompletionQueue::pop(Completion& completion) {
   return true;
 }
 
-bool CompletionQueue::empty() const {
+bool ConsumedQueue::empty() const {
   const std::uint32_t number = cq_.consumer.load(std::memory_order_relaxed);
   return next(number).sequence.load(std::memory_order_seq_cst) != number + 1;
 }

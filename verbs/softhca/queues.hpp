@@ -69,10 +69,7 @@ constexpr std::size_t wqe_bytes(std::uint32_t sges) {
 class CompletionQueue {
  public:
   CompletionQueue(Lab lab, std::uint32_t seat, std::uint32_t index)
-      : cq_(lab.arena(seat).cqs[index]),
-        arena_(lab.arena_bytes(seat)),
-        ring_(reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset)),
-        mask_(cq_.slots - 1) {}
+      : cq_(lab.arena(seat).cqs[index]), arena_(lab.arena_bytes(seat)) {}
 
   struct Pushed {
     bool overrun = false;  ///< did not fit; the queue is in error from now on (IBV_EVENT_CQ_ERR)
@@ -83,10 +80,6 @@ class CompletionQueue {
               ReceiveJournal* journal = nullptr);
   void woken() { cq_.waker.store(0, std::memory_order_release); }
 
-  /// Consumer, one caller at a time. It keeps its object and makes a new one after move_to: where the ring
-  /// is, stands in the line that producers write.
-  bool pop(Completion& completion);
-  [[nodiscard]] bool empty() const;
   /// Consumer: the next completion (of that kind) raises an event.
   void arm(Armed what) { cq_.armed.store(static_cast<std::uint32_t>(what), std::memory_order_seq_cst); }
   /// Consumer, under the lock and alone: moves what is waiting to another ring. False if it does not fit.
@@ -98,15 +91,27 @@ class CompletionQueue {
   /// reap(): the lock's owner has died. Does not unlock.
   void repair();
 
- private:
+ protected:
   /// Under the lock, or where the queue cannot be resized meanwhile.
   [[nodiscard]] CompletionSlot& slot(std::uint32_t number) const {
     return reinterpret_cast<CompletionSlot*>(arena_ + cq_.offset)[number & (cq_.slots - 1)];
   }
-  /// The slot that the consumer looks at.
-  [[nodiscard]] CompletionSlot& next(std::uint32_t number) const { return ring_[number & mask_]; }
   SharedCq& cq_;
   std::byte* arena_;
+};
+
+/// As its consumer sees it. Kept, and made anew after move_to: where the ring is, stands in the line that
+/// producers write.
+class ConsumedQueue : public CompletionQueue {
+ public:
+  ConsumedQueue(Lab lab, std::uint32_t seat, std::uint32_t index)
+      : CompletionQueue(lab, seat, index), ring_(&slot(0)), mask_(cq_.slots - 1) {}
+  /// One caller at a time.
+  bool pop(Completion& completion);
+  [[nodiscard]] bool empty() const;
+
+ private:
+  [[nodiscard]] CompletionSlot& next(std::uint32_t number) const { return ring_[number & mask_]; }
   CompletionSlot* ring_;
   std::uint32_t mask_;
 };

@@ -66,7 +66,7 @@ void OwnerLock::wait(std::uint32_t seat) {
   for (unsigned spins = 0;; ++spins) {
     std::uint32_t expected = 0;
     if (word_.load(std::memory_order_relaxed) == 0 &&
-        word_.compare_exchange_strong(expected, seat, std::memory_order_acquire))
+        word_.compare_exchange_strong(expected, seat, std::memory_order_seq_cst))
       return;
     if (spins < kSpins)
       __builtin_ia32_pause();
@@ -167,7 +167,7 @@ void reap(LabMemory& memory, std::span<std::byte> area, ClientId client) {
   if (lab.header().collecting.owner() == dead) lab.header().collecting.unlock();
   collect_traffic(lab, kHardwareSeat);
   const std::uint32_t own_qps = own.header.qps.load(std::memory_order_acquire);
-  for (std::uint32_t i = 0; i < own_qps; ++i) own.qps[i].state.store(0, std::memory_order_release);
+  for (std::uint32_t i = 0; i < own_qps; ++i) own.qps[i].state.store(0, std::memory_order_seq_cst);
 
   // Completion queues first, but their locks stay held until the queue pairs have been repaired: whether a
   // receive request was completed is read off the queue's producer count.

@@ -39,22 +39,24 @@ inline constexpr std::size_t kPage = 4096;
 inline constexpr std::uint64_t kMemoryFile = 0;
 
 /// Mutual exclusion between processes; the word is the owner's seat. Waiting spins, then yields: what is
-/// done under these locks takes microseconds. An owner that died is replaced by reap().
+/// done under these locks takes microseconds. An owner that died is replaced by reap(). Taking it is seq_cst:
+/// a deliverer locks a queue pair and then looks at its state, reap() takes the state away and then looks at
+/// the lock, and one of the two sees the other.
 class OwnerLock {
  public:
   void lock(std::uint32_t seat) {
     std::uint32_t expected = 0;
-    if (word_.compare_exchange_strong(expected, seat, std::memory_order_acquire)) return;
+    if (word_.compare_exchange_strong(expected, seat, std::memory_order_seq_cst)) return;
     wait(seat);
   }
   bool try_lock(std::uint32_t seat) {
     std::uint32_t expected = 0;
-    return word_.compare_exchange_strong(expected, seat, std::memory_order_acquire);
+    return word_.compare_exchange_strong(expected, seat, std::memory_order_seq_cst);
   }
   /// For those who must not wait for a process that has been stopped: gives up after some milliseconds.
   bool lock_for_a_while(std::uint32_t seat);
   void unlock() { word_.store(0, std::memory_order_release); }
-  [[nodiscard]] std::uint32_t owner() const { return word_.load(std::memory_order_acquire); }
+  [[nodiscard]] std::uint32_t owner() const { return word_.load(std::memory_order_seq_cst); }
 
  private:
   void wait(std::uint32_t seat);

@@ -197,7 +197,7 @@ Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& mess
 
   Delivery delivery{qp_seat(from.peer_qpn), *to, from.peer_qpn, from, from_qpn, message};
   to->lock.lock(seat_);
-  const std::uint32_t state = to->state.load(std::memory_order_acquire);
+  const std::uint32_t state = to->state.load(std::memory_order_seq_cst);
   Reception reception;
   if ((state == state_word(IBV_QPS_RTR) || state == state_word(IBV_QPS_RTS) ||
        state == state_word(IBV_QPS_SQD) || state == state_word(IBV_QPS_SQE)) &&
@@ -616,7 +616,7 @@ void Wire::datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& fr
   if (to == nullptr) return;
   Delivery delivery{qp_seat(qpn), *to, qpn, from, from_qpn, message};
   to->lock.lock(seat_);
-  const std::uint32_t state = to->state.load(std::memory_order_acquire);
+  const std::uint32_t state = to->state.load(std::memory_order_seq_cst);
   if (state >= state_word(IBV_QPS_RTR) && state <= state_word(IBV_QPS_SQE) && to->type == IBV_QPT_UD &&
       to->port == port) {
     if (!pkey_matches(from, *to))
