@@ -151,6 +151,15 @@ class Data(TwoHosts):
         self.assertGreater(sent_1, received_2)  # lost packets were sent
         self.assertGreater(sent_2, received_1)
 
+    def test_loopback(self):
+        """What a port sends to itself is on no cable: nothing of it is lost, though the cable loses everything."""
+        self.lab.control("faults", a="h1", b="h2", loss_ppm=1_000_000)
+        common = "ibv_rc_pingpong", "-d", "softhca0", "-i", "2", "-c", "-n", "500", "-p", str(port := free_port())
+        server = self.lab.start("h1", *common)
+        wait_for(lambda: listening(port), "the server listens")
+        self.assertIn("500 iters in", self.lab.run("h1", *common, "localhost"))
+        self.assertEqual(server.wait(softhca_lab.DEADLINE), 0)
+
     def test_corruption(self):
         """A packet with bit errors is dropped by whoever receives it, and counted there."""
         before = self.counter("h1/2", "rcv_errors"), self.counter("h2/1", "rcv_errors")

@@ -270,7 +270,7 @@ void QueuePair::advance() {
   }
 }
 
-/// Cables with a delay or a rate: when each request will have arrived.
+/// Cables with faults: when each request will have arrived. What stays in the port is on no cable.
 void QueuePair::launch() {
   if (launched == tail) return;
   const CableTiming timing = timing_of(process->lab, *shared);
@@ -280,7 +280,11 @@ void QueuePair::launch() {
   }
   if (acked == next) flight_epoch = process->wire.epoch(*shared);
   for (; launched != tail; ++launched) {
-    SendWqe& wqe = send_queue[launched & (slots - 1)];
+    const std::uint32_t slot = launched & (slots - 1);
+    SendWqe& wqe = send_queue[slot];
+    if (process->wire.loops_back(*shared,
+                                 created.qp_type == IBV_QPT_UD ? send_routes[slot].dlid : shared->peer_lid))
+      continue;
     std::uint64_t leaves = now_ns();
     if (timing.rate != 0) {
       auto& busy = process->lab.header().transmitters[shared->port].busy_until;

@@ -114,6 +114,10 @@ Wire::Target Wire::route(const SharedQp& from, std::uint32_t dlid) const {
   return {peer_index, peer.carrier.load(std::memory_order_acquire) != 0};
 }
 
+bool Wire::loops_back(const SharedQp& from, std::uint32_t dlid) const {
+  return has_lid(lab_.port(from.port), dlid);
+}
+
 std::uint64_t Wire::epoch(const SharedQp& from) const {
   const SharedPort& own = lab_.port(from.port);
   std::uint64_t epoch = own.carrier_epoch.load(std::memory_order_acquire);
@@ -161,7 +165,7 @@ void Wire::count_answer(SharedQp& from, std::uint32_t to_port, const Message& me
 
 void Wire::lose(const SharedQp& from, std::uint32_t dlid, const Message& message) const {
   SharedPort& port = lab_.port(from.port);
-  if (!active(port) || has_lid(port, dlid)) return;
+  if (!active(port) || loops_back(from, dlid)) return;
   const Sent sent = request_of(message);
   const bool multicast = message.route != nullptr && dlid >= kFirstMulticastLid;
   SharedCounters& counters = port.counters;

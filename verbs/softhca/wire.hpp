@@ -70,6 +70,9 @@ class Wire {
   /// The cable swallows it: sent by its port, and received by nobody.
   void lose(const SharedQp& from, std::uint32_t dlid, const Message& message) const;
 
+  /// The port itself has the LID: a message to it never leaves the adapter.
+  [[nodiscard]] bool loops_back(const SharedQp& from, std::uint32_t dlid) const;
+
   /// Changes whenever what was in flight on the queue pair's cable was lost.
   [[nodiscard]] std::uint64_t epoch(const SharedQp& from) const;
 
