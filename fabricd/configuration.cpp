@@ -321,6 +321,21 @@ void read_ports(Section section, Configuration::Ports& ports) {
   section.finish();
 }
 
+void read_subnet(Section section, Configuration::Subnet& subnet) {
+  section.text("m_key", [&](const std::string& word) -> std::string {
+    std::uint64_t key = 0;
+    if (word.starts_with("0x")) {
+      const char* last = word.data() + word.size();
+      const auto [end, error] = std::from_chars(word.data() + 2, last, key, 16);
+      if (error != std::errc{} || end != last) key = 0;
+    }
+    if (key == 0) return "must be a hexadecimal number of 64 bits, and not 0: \"0x1f3a5c7e9b2d4f60\"";
+    subnet.m_key = key;
+    return "";
+  });
+  section.finish();
+}
+
 void read_forwarder(Section section, Configuration::Forwarder& forwarder) {
   using namespace std::chrono_literals;
   section.integer<std::uint32_t>("receive_buffers", forwarder.receive_buffers, 16, 16384);
@@ -408,6 +423,7 @@ void read(const toml::table& file, Configuration& configuration, Complaints& com
 
   read_timers(top.section("timers"), configuration.timers);
   read_ports(top.section("ports"), configuration.ports);
+  read_subnet(top.section("subnet"), configuration.subnet);
 
   read_forwarder(top.section("forwarder"), configuration.forwarder);
 

@@ -58,6 +58,11 @@ struct Configuration {
     [[nodiscard]] std::uint32_t cost_of(std::string_view device, unsigned number) const;
   } ports;
 
+  struct Subnet {
+    /// M_Key of the InfiniBand ports at both ends of a cable that this host manages; 0: none.
+    std::uint64_t m_key = 0;
+  } subnet;
+
   struct Forwarder {
     std::uint32_t receive_buffers = 256;                               ///< per port
     std::uint32_t send_buffers = 512;                                  ///< per port

@@ -301,8 +301,9 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
     if (device.query_port(device_port).link_layer == IBV_LINK_LAYER_ETHERNET) {
       port->cable = make_ethernet_cable(io_, device, {device_port, identity}, resources, callbacks);
     } else {
-      port->cable = make_infiniband_cable(io_, device, {device_port, identity, configuration_.host.priority},
-                                          resources, callbacks);
+      const InfinibandCableConfiguration cable{device_port, identity, configuration_.host.priority,
+                                               configuration_.subnet.m_key};
+      port->cable = make_infiniband_cable(io_, device, cable, resources, callbacks);
     }
     ports_.back() = std::move(port);
   } catch (const std::system_error& error) {

@@ -170,6 +170,7 @@ class InfinibandCable final : public verbs::Cable {
     settings_.host = configuration_.identity.host;
     settings_.port = configuration_.device_port;
     settings_.priority = configuration_.priority;
+    settings_.m_key = configuration_.m_key;
   }
   ~InfinibandCable() override {
     callbacks_ = {};

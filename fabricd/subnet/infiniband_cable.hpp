@@ -16,6 +16,8 @@ struct InfinibandCableConfiguration {
   verbs::Identity identity;      ///< of this end; `port` is this cable's PortIndex
   /// Of the subnet manager, 0..15; the higher one is master, then the lower port GUID. OpenSM's default is 0.
   std::uint8_t priority = 8;
+  /// As master, this end protects both ports with it; 0: no protection.
+  std::uint64_t m_key = 0;
 };
 
 /// `io` and `device` must outlive the cable. The owner of `device` calls its dispatch_events() (see

@@ -51,6 +51,8 @@ dead = "100ms"
 use = ["mlx5_0", "mlx5_1/2"]
 ignore = ["mlx5_0/2"]
 cost = { "mlx5_0/1" = 20, "mlx5_1" = 7 }
+[subnet]
+m_key = "0x1f3a5c7e9b2d4f60"
 [forwarder]
 receive_buffers = 64
 send_buffers = 128
@@ -80,6 +82,7 @@ level = "debug"
   EXPECT_TRUE(c.ports.wanted("mlx5_1", 2));
   EXPECT_EQ(c.ports.cost_of("mlx5_0", 1), 20u);
   EXPECT_EQ(c.ports.cost_of("mlx5_1", 2), 7u);
+  EXPECT_EQ(c.subnet.m_key, 0x1F3A5C7E9B2D4F60u);
   EXPECT_EQ(c.forwarder.receive_buffers, 64u);
   EXPECT_EQ(c.forwarder.send_buffers, 128u);
   EXPECT_EQ(c.forwarder.spin, 0us);
@@ -156,6 +159,10 @@ TEST(Configuration, RangesAndTypesAreChecked) {
   EXPECT_EQ(complaints("[network]\nmtu = 100\n"), "f.toml:2:7: `network.mtu` must be from 1280 to 65520");
   EXPECT_EQ(complaints("[network]\nmtu = \"9000\"\n"),
             "f.toml:2:7: `network.mtu` must be a whole number, not a text");
+  for (const char* key : {"", "0x", "0x0", "7", "0x1ffffffffffffffff", "0x12 "})
+    EXPECT_EQ(complaints("[subnet]\nm_key = \"" + std::string(key) + "\"\n"),
+              "f.toml:2:9: `subnet.m_key` must be a hexadecimal number of 64 bits, and not 0: "
+              "\"0x1f3a5c7e9b2d4f60\"");
   EXPECT_EQ(complaints("[host]\npriority = 16\n"), "f.toml:2:12: `host.priority` must be from 0 to 15");
   EXPECT_EQ(complaints("[network]\nipv4 = \"10.88.0.1/16\"\n"),
             "f.toml:2:8: `network.ipv4` must be an IPv4 network: \"10.88.0.0/16\"");
