@@ -79,8 +79,8 @@ class Script {
       host.sent.clear();
     }
     connect();
-    // Longer than anything that nobody repeats is remembered.
-    for (int i = 0; i < 40; ++i) {
+    // Longer than a host stands back from another with its GUID, and a cable that kept failing is not used.
+    for (int i = 0; i < 100; ++i) {
       carry_all();
       pass(1s);
       reconnect();
