@@ -102,6 +102,8 @@ constexpr std::uint16_t kDefaultPkey = 0xFFFF;
 /// Entries of a block of VL arbitration.
 constexpr unsigned kVlArbitrationBlock = 32;
 constexpr std::uint16_t kFullMember = 0x8000;
+/// Blocks of a table that are read: twice what adapters have. A port may claim thousands, at no cost for itself.
+constexpr std::size_t kMostBlocks = 8;
 
 constexpr std::uint64_t kSmKey = 1;
 
@@ -765,7 +767,7 @@ void SubnetManager::take_inventory() {
     if (!known.node || !known.port) continue;  // told to stand by before it was known who is there
     if (known.description.empty()) ask({.target = target, .attribute = SmAttribute::node_description});
     const auto blocks = [](unsigned entries, std::size_t size) {
-      return static_cast<std::uint16_t>(std::max<std::size_t>(1, (entries + size - 1) / size));
+      return static_cast<std::uint16_t>(std::clamp<std::size_t>((entries + size - 1) / size, 1, kMostBlocks));
     };
     for (std::uint16_t block = 0; block < blocks(known.node->partition_cap(), PkeyTable::kBlock); ++block)
       if (!known.pkeys.contains(block))

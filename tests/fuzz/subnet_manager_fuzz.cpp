@@ -14,7 +14,8 @@ using fabric::fuzz::Input;
 
 namespace {
 
-constexpr std::size_t kMostActions = 24;
+/// All tables of both ends, each of as many blocks as are read.
+constexpr std::size_t kMostActions = 48;
 constexpr std::size_t kMostWaiting = 256;
 
 class Script {
