@@ -115,12 +115,14 @@ std::optional<Message> decode(std::span<const std::uint8_t, kMessageSize> bytes)
   message.identity.version = static_cast<std::uint16_t>(load_big_endian<2>(bytes, kVersionAt));
   message.identity.host = Guid{load_big_endian<8>(bytes, kHostAt)};
   message.identity.incarnation = message.session.incarnation = number(kIncarnationAt);
-  if (bytes[kKindAt] < 1 || bytes[kKindAt] > 3) return std::nullopt;
+  if (message.identity.host == Guid{} || bytes[kKindAt] < 1 || bytes[kKindAt] > 3) return std::nullopt;
   message.kind = Kind{bytes[kKindAt]};
   if (message.identity.version != kVersion) return message;
   if (bytes[kProgressAt] > static_cast<std::uint8_t>(Progress::up)) return std::nullopt;
   message.progress = Progress{bytes[kProgressAt]};
   message.identity.port = bytes[kPortAt];
+  // An advertisement that named it, or host 0, as its neighbour would be refused by the whole ring.
+  if (PortIndex(message.identity.port) == kNoPort) return std::nullopt;
   message.mtu = bytes[kMtuAt];
   message.session.number = number(kNumberAt);
   message.peer_session = {number(kPeerIncarnationAt), number(kPeerNumberAt)};

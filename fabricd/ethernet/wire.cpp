@@ -70,6 +70,11 @@ class Reader {
   bool whole_ = true;
 };
 
+/// An advertisement that named any other as its neighbour would be refused by the whole ring.
+bool possible(Guid host, std::uint8_t port) {
+  return host != Guid{} && PortIndex(port) != kNoPort;
+}
+
 }  // namespace
 
 std::vector<std::byte> encode(const Announcement& announcement) {
@@ -126,7 +131,8 @@ std::optional<Announcement> decode_announcement(std::span<const std::byte> bytes
   announcement.path_mtu = reader.get<std::uint16_t>();
   announcement.identity.port = reader.get<std::uint8_t>();
   announcement.identity.name = reader.text(kMaxName);
-  if (!reader.whole()) return std::nullopt;
+  if (!reader.whole() || !possible(announcement.identity.host, announcement.identity.port))
+    return std::nullopt;
   return announcement;
 }
 
@@ -145,7 +151,7 @@ std::optional<ConnectionParameters> decode_parameters(std::span<const std::byte>
   parameters.path_mtu = reader.get<std::uint16_t>();
   parameters.port = reader.get<std::uint8_t>();
   parameters.ack_timeout = reader.get<std::uint8_t>() & 0x1f;
-  if (!reader.whole()) return std::nullopt;
+  if (!reader.whole() || !possible(parameters.host, parameters.port)) return std::nullopt;
   return parameters;
 }
 

@@ -102,7 +102,8 @@ constexpr std::uint16_t kDefaultPkey = 0xFFFF;
 /// Entries of a block of VL arbitration.
 constexpr unsigned kVlArbitrationBlock = 32;
 constexpr std::uint16_t kFullMember = 0x8000;
-/// Blocks of a table that are read: twice what adapters have. A port may claim thousands, at no cost for itself.
+/// Blocks of a table that are read: twice what adapters have. A port may claim thousands, at no cost for
+/// itself.
 constexpr std::size_t kMostBlocks = 8;
 
 constexpr std::uint64_t kSmKey = 1;

@@ -59,7 +59,8 @@ class Script {
       case 8:
         if (in_.flag()) return give(hosts_[0], CableDown{PortIndex{1}, "cut"});
         return give(hosts_[0], CableUp{PortIndex{1},
-                                       {Guid{in_.below(5)}, "liar", in_.byte(), in_.below(3)},
+                                       {Guid{2U + in_.below(3)}, "liar",
+                                        static_cast<std::uint8_t>(in_.below(255)), in_.below(3)},
                                        in_.number<std::uint32_t>(),
                                        in_.below(4)});
       case 9: {

@@ -38,6 +38,19 @@ TEST(EthernetWire, AnnouncementComesBack) {
   EXPECT_EQ(back->path_mtu, 4096);
 }
 
+TEST(EthernetWire, NobodyIsHost0OrHasPort255) {
+  ConnectionParameters parameters{.host = Guid{9}};
+  EXPECT_TRUE(decode_parameters(encode(parameters)));
+  Announcement announcement = sample();
+  announcement.identity.host = parameters.host = Guid{};
+  EXPECT_FALSE(decode_announcement(encode(announcement)));
+  EXPECT_FALSE(decode_parameters(encode(parameters)));
+  announcement.identity.host = parameters.host = Guid{9};
+  announcement.identity.port = parameters.port = kNoPort.value();
+  EXPECT_FALSE(decode_announcement(encode(announcement)));
+  EXPECT_FALSE(decode_parameters(encode(parameters)));
+}
+
 TEST(EthernetWire, OfAnotherFormatOnlyTheFormatIsKnown) {
   auto bytes = encode(sample());
   bytes[4] = std::byte{9};

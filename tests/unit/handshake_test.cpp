@@ -279,6 +279,22 @@ TEST(Handshake, OtherVersion) {
   EXPECT_TRUE(world.run_until([&] { return world.both_up(); }, 3s));
 }
 
+TEST(Handshake, NobodyIsHost0OrHasPort255) {
+  Message message;
+  message.identity = {.host = Guid{9}, .name = "h9", .incarnation = 4, .version = kVersion};
+  message.session = {4, 1};
+  std::array<std::uint8_t, kMessageSize> bytes;
+  encode(message, bytes);
+  EXPECT_TRUE(decode(bytes));
+  message.identity.host = Guid{};
+  encode(message, bytes);
+  EXPECT_FALSE(decode(bytes));
+  message.identity.host = Guid{9};
+  message.identity.port = kNoPort.value();
+  encode(message, bytes);
+  EXPECT_FALSE(decode(bytes));
+}
+
 TEST(Handshake, HoldsBackWhenQueuePairsCannotBeMade) {
   World world(1);
   world.fail_open = true;
