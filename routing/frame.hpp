@@ -31,10 +31,9 @@ struct FrameHeader {
   static constexpr std::uint8_t kTurned =
       1;  ///< has met a dead cable and goes the other way; never turned again
   static constexpr std::uint8_t kHopLimitEcho = 2;  ///< whoever sees the hop limit end answers (trace)
-  /// The source has changed the way of this lane a moment ago (kSteeredFor): frames before this one may still
-  /// be on the other way, so the destination waits for them (sequence_window.hpp).
+  /// The source has changed the way of this lane a moment ago, no longer than a destination waits: frames
+  /// before this one may still be on the other way, so the destination waits for them (sequence_window.hpp).
   static constexpr std::uint8_t kSteered = 4;
-  static constexpr Duration kSteeredFor = std::chrono::milliseconds(10);
 
   std::uint8_t flags = 0;      ///< 4 bits
   std::uint8_t hop_limit = 0;  ///< a relay drops the frame when it would become 0

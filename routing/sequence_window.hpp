@@ -13,7 +13,9 @@
 // there is no room; so one change of way delays a flow by `hold` at most, however much was lost. Every way by
 // itself is in order, because cables and relays are.
 //
-// A restart of the source begins a new epoch; stragglers of the one before are dropped for a while.
+// A restart of the source begins a new epoch, with sequence number 0; stragglers of the one before are dropped
+// for a while. What comes first need not be number 0, where the first frames meet a cable that dies: it is
+// waited for like any other. Where it was a destination that restarted, its window begins with what it sees.
 // The epoch is 8 bits of a number that differs after each start: where two starts share them by accident, the
 // window notices that everything is stale and begins anew.
 //
@@ -241,10 +243,11 @@ class SequenceWindows {
     }
     window.open = true;
     window.epoch = epoch;
-    window.next = window.highest = sequence;
+    window.highest = sequence;
+    window.next = sequence < kWindow ? 0 : sequence;
     window.path = path;
     window.stale_run = 0;
-    window.turn_until = now;
+    window.turn_until = window.next == sequence ? now : now + settings_.hold;
     window.seen.fill(0);
   }
 

@@ -89,6 +89,7 @@ DataThread::DataThread(BufferArena& arena, TunDevice& tun, const ForwarderConfig
       tun_(tun),
       limits_(configuration),
       spin_(configuration.spin),
+      reorder_(configuration.reorder),
       epoch_(static_cast<std::uint8_t>(configuration.incarnation)),
       state_(&nothing_),
       slots_(arena.size()),
@@ -589,7 +590,7 @@ bool DataThread::send_frame(Slot slot, std::uint32_t length, FrameHeader header)
   LaneState& lane = lanes_[host.value() * kLanes + header.lane];
   if (lane.way != way) {
     lane.way = way;
-    lane.steered_until = now() + FrameHeader::kSteeredFor;
+    lane.steered_until = now() + reorder_;
   }
   if (lane.steered_until != TimePoint{}) {
     if (now() < lane.steered_until)

@@ -193,6 +193,7 @@ class DataThread final : Outlet {
   TunDevice& tun_;
   const Limits limits_;
   const Duration spin_;
+  const Duration reorder_;
   const std::uint8_t epoch_;
 
   // Shared with the control thread.

@@ -23,13 +23,17 @@ ForwardingState state_of(std::uint16_t hosts) {
   return state;
 }
 
+/// Numbers of a source that has been sending for long.
+constexpr std::uint32_t kBase = 1'000'000;
+constexpr std::uint32_t kFirst = 0u - kBase;  ///< of a source that begins
+
 FrameHeader frame(std::uint32_t sequence, unsigned way = 0, bool turned = false) {
   FrameHeader header;
   header.source = lid_of(HostIndex(1), 0);
   header.destination = lid_of(HostIndex(2), way);
   header.flags = turned ? FrameHeader::kTurned : 0;
   header.epoch = 7;
-  header.sequence = sequence;
+  header.sequence = kBase + sequence;
   return header;
 }
 
@@ -40,7 +44,7 @@ struct SequenceWindowsTest : testing::Test {
 
   SequenceWindowsTest() { windows.prepare(state_of(2)); }
   Verdict accept(const FrameHeader& header) {
-    return windows.accept(now, header, header.sequence, [&](auto slot) { delivered.push_back(slot); });
+    return windows.accept(now, header, header.sequence - kBase, [&](auto slot) { delivered.push_back(slot); });
   }
   void expire() {
     windows.expire(now, [&](auto slot) { delivered.push_back(slot); });
@@ -115,13 +119,32 @@ TEST_F(SequenceWindowsTest, PassesOnInOrderWhenThereIsNoRoom) {
 TEST_F(SequenceWindowsTest, ARestartBeginsANewSequence) {
   accept(frame(1000));
   accept(frame(1002, 1));
-  FrameHeader next = frame(1);
+  FrameHeader next = frame(kFirst);
   next.epoch = 8;
   EXPECT_EQ(accept(next), Verdict::delivered);
-  EXPECT_EQ(delivered, (Sequence{1000, 1002, 1})) << "what was held goes first";
+  EXPECT_EQ(delivered, (Sequence{1000, 1002, kFirst})) << "what was held goes first";
   EXPECT_EQ(accept(frame(1003)), Verdict::stale);
-  next.sequence = 2;
+  next.sequence = 1;
   EXPECT_EQ(accept(next), Verdict::delivered);
+}
+
+TEST_F(SequenceWindowsTest, WaitsForTheFirstFramesOfASource) {
+  EXPECT_EQ(accept(frame(kFirst + 2, 0, true)), Verdict::held) << "the ones before may be on the other way";
+  EXPECT_EQ(accept(frame(kFirst + 3, 0, true)), Verdict::held);
+  EXPECT_EQ(accept(frame(kFirst)), Verdict::delivered);
+  EXPECT_EQ(accept(frame(kFirst + 1)), Verdict::delivered);
+  EXPECT_EQ(delivered, (Sequence{kFirst, kFirst + 1, kFirst + 2, kFirst + 3}));
+
+  // This host was away when they came: nothing is missing, and nothing waits for longer than `hold`.
+  FrameHeader other = frame(kFirst + 7);
+  other.lane = 3;
+  EXPECT_EQ(accept(other), Verdict::held);
+  now += milliseconds(10);
+  expire();
+  EXPECT_EQ(delivered.back(), kFirst + 7);
+  other = frame(5000);
+  other.lane = 4;
+  EXPECT_EQ(accept(other), Verdict::delivered);
 }
 
 TEST_F(SequenceWindowsTest, ARestartWithTheSameEpochIsNoticed) {
@@ -159,7 +182,8 @@ TEST(SequenceWindowsRandom, OnceAndInOrderWhateverTheWays) {
   for (unsigned seed = 0; seed < 300; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
-    SequenceWindows windows({.hold = milliseconds(10), .capacity = 4096, .per_window = 4096});
+    const SequenceWindows::Settings settings{.hold = milliseconds(10), .capacity = 4096, .per_window = 4096};
+    SequenceWindows windows(settings);
     windows.prepare(state_of(2));
     struct Sent {
       Duration arrival;
@@ -179,7 +203,7 @@ TEST(SequenceWindowsRandom, OnceAndInOrderWhateverTheWays) {
       }
       latest[path] = std::max(latest[path], time + delay[path]);
       Sent one{latest[path], frame(first + i, path >> 1, path & 1)};
-      if (time - changed < FrameHeader::kSteeredFor) one.header.flags |= FrameHeader::kSteered;
+      if (time - changed < settings.hold) one.header.flags |= FrameHeader::kSteered;
       sent.push_back(one);
       if (random() % 10 == 0) {
         const unsigned copy = random() % 4;
