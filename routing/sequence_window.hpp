@@ -13,11 +13,11 @@
 // there is no room; so one change of way delays a flow by `hold` at most, however much was lost. Every way by
 // itself is in order, because cables and relays are.
 //
-// A restart of the source begins a new epoch, with sequence number 0; stragglers of the one before are dropped
-// for a while. What comes first need not be number 0, where the first frames meet a cable that dies: it is
-// waited for like any other. Where it was a destination that restarted, its window begins with what it sees.
-// The epoch is 8 bits of a number that differs after each start: where two starts share them by accident, the
-// window notices that everything is stale and begins anew.
+// A restart of the source begins a new epoch, with sequence number 0; stragglers of the one before are
+// dropped for a while. What comes first need not be number 0, where the first frames meet a cable that dies:
+// it is waited for like any other. Where it was a destination that restarted, its window begins with what it
+// sees. The epoch is 8 bits of a number that differs after each start: where two starts share them by
+// accident, the window notices that everything is stale and begins anew.
 //
 // Threading: one thread owns a SequenceWindows. accept() and expire() do not allocate, lock or throw;
 // prepare() allocates.
