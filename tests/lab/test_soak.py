@@ -9,7 +9,7 @@ import unittest
 from lab import Lab, wait_until
 from test_faults import Ping
 
-SECONDS = float(os.environ.get("FABRIC_SOAK_SECONDS", "10"))
+SECONDS = float(os.environ.get("FABRIC_SOAK_SECONDS", "5"))
 GATEWAYS = ("h1", "h2")
 
 
