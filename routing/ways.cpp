@@ -11,46 +11,57 @@ constexpr auto kNever = std::numeric_limits<std::uint64_t>::max();
 
 }  // namespace
 
-void TreePair::compute(const Topology& topology, std::uint32_t root, bool live_only) {
+void TreePair::compute(const Topology& topology, std::uint32_t root, bool live_only, std::uint32_t from) {
   root_ = root;
   search(topology, root, live_only);
   number(topology);
-  choose(topology, live_only);
-  name_ways(topology);
+  for (auto& arcs : arc_) arcs.assign(topology.hosts.size(), kNone);
+  if (from == kNone) {
+    for (Block& block : blocks_) choose(topology, block, live_only, kNone);
+  } else {
+    // Block by block on the way to the root.
+    for (std::uint32_t host = from; host != root && places_[host].block != kNone;) {
+      Block& block = blocks_[places_[host].block];
+      choose(topology, block, live_only, host);
+      host = block.root;
+    }
+  }
 }
 
 /// Depth-first search with low points. A host whose subtree is joined to nothing before its parent begins a
-/// block, which its parent is the root of.
+/// block, which its parent is the root of. Needs no stack: the cable to the parent says where to go on.
 void TreePair::search(const Topology& topology, std::uint32_t root, bool live_only) {
   found_.clear();
-  stack_.clear();
-  visits_.assign(topology.hosts.size(), {kNone, kNone, kNone, kNone});
+  visits_.assign(topology.hosts.size(), {kNone, kNone, kNone});
 
   const auto visit = [&](std::uint32_t host, std::uint32_t entry) {
     const auto time = static_cast<std::uint32_t>(found_.size());
-    visits_[host] = {time, time, entry, topology.first[host]};
+    visits_[host] = {time, time, entry};
     found_.push_back(host);
-    stack_.push_back(host);
   };
   visit(root, kNone);
-  while (!stack_.empty()) {
-    const std::uint32_t host = stack_.back();
+  for (std::uint32_t host = root, a = topology.first[root];;) {
     Visit& here = visits_[host];
-    if (here.next == topology.first[host + 1]) {
-      stack_.pop_back();
-      if (!stack_.empty()) {
-        Visit& parent = visits_[stack_.back()];
-        parent.low = std::min(parent.low, here.low);
-      }
+    if (a == topology.first[host + 1]) {
+      if (host == root) return;
+      const Topology::Arc& entry = topology.arcs[here.entry];
+      Visit& parent = visits_[entry.to];
+      parent.low = std::min(parent.low, here.low);
+      host = entry.to;
+      a = entry.back + 1;
       continue;
     }
-    const std::uint32_t a = here.next++;
     const Topology::Arc& arc = topology.arcs[a];
-    if (a == here.entry || (live_only && !topology.cables[arc.cable].live)) continue;
-    if (const std::uint32_t time = visits_[arc.to].time; time != kNone)
+    if (a == here.entry || (live_only && !topology.cables[arc.cable].live)) {
+      ++a;
+    } else if (const std::uint32_t time = visits_[arc.to].time; time != kNone) {
       here.low = std::min(here.low, time);
-    else
+      ++a;
+    } else {
       visit(arc.to, arc.back);
+      host = arc.to;
+      a = topology.first[host];
+    }
   }
 }
 
@@ -97,80 +108,97 @@ void TreePair::number(const Topology& topology) {
   }
 }
 
-/// The cheapest neighbour below and the cheapest above, where the block's root is both. A cable to the root
-/// serves one of the two only, unless it is the only cable that there is.
-void TreePair::choose(const Topology& topology, bool live_only) {
-  for (auto& arcs : arc_) arcs.assign(topology.hosts.size(), kNone);
-  for (Block& block : blocks_) {
-    const std::uint32_t size = block.end - block.begin;
-    for (const bool up : {false, true}) {
-      for (std::uint32_t i = 0; i < size; ++i) {
-        const std::uint32_t position = up ? block.end - 1 - i : block.begin + i;
-        const std::uint32_t host = order_[position];
-        std::uint64_t best = kNever;
-        std::uint32_t chosen = kNone, to_root = kNone;
-        bool others = false;
-        for (std::uint32_t a = topology.first[host]; a < topology.first[host + 1]; ++a) {
-          const Topology::Arc& arc = topology.arcs[a];
-          if (live_only && !topology.cables[arc.cable].live) continue;
-          if (arc.to == block.root) {
-            block.half_arcs += up ? 0 : 2;
-            // On the way up: what the way down has left over.
-            if (up ? a == arc_[0][host] : host == block.top && a == visits_[host].entry) continue;
-            if (to_root == kNone || arc.cost < topology.arcs[to_root].cost) to_root = a;
-            continue;
-          }
-          const Step& there = steps_[arc.to];
-          if (there.position - block.begin >= size) continue;  // of another block
-          block.half_arcs += up ? 0 : 1;
-          if ((there.position > position) != up) continue;
-          others = true;
-          if (there.cost + arc.cost < best) best = there.cost + arc.cost, chosen = a;
-        }
-        // On the way down, a host of the upper half leaves its cable to the root for the way up, if it can.
-        if (to_root != kNone && topology.arcs[to_root].cost <= best &&
-            (up || !others || position - block.begin < size / 2))
-          best = topology.arcs[to_root].cost, chosen = to_root;
-        if (chosen == kNone) {  // a bridge: the top, alone in its block
-          chosen = visits_[host].entry;
-          best = topology.arcs[chosen].cost;
-        }
-        arc_[up ? 1 : 0][host] = chosen;
-        steps_[host].cost = best;
-      }
-    }
+/// The ways of the block's hosts, or, with `from`, of that one of them and all that it passes.
+void TreePair::choose(const Topology& topology, Block& block, bool live_only, std::uint32_t from) {
+  std::uint32_t last_down = block.end - 1, last_up = block.begin;
+  if (from != kNone) {
+    last_up = steps_[from].position;
+    last_down = std::max(last_up, down_needed(topology, block, live_only));
   }
+  for (std::uint32_t p = block.begin; p <= last_down; ++p) choose<false>(topology, block, p, live_only);
+  for (std::uint32_t p = block.end; p-- > last_up;) choose<true>(topology, block, p, live_only);
+  name_ways(topology, block);
+}
+
+/// The cheapest neighbour below (above, for the way up), where the block's root is both. A cable to the root
+/// serves one of the two only, unless it is the only cable that there is. All below (above) have chosen.
+template <bool kUp>
+void TreePair::choose(const Topology& topology, const Block& block, std::uint32_t position, bool live_only) {
+  const std::uint32_t host = order_[position];
+  const std::uint32_t size = block.end - block.begin;
+  std::uint64_t best = kNever;
+  std::uint32_t chosen = kNone, to_root = kNone;
+  for (std::uint32_t a = topology.first[host]; a < topology.first[host + 1]; ++a) {
+    const Topology::Arc& arc = topology.arcs[a];
+    if (live_only && !topology.cables[arc.cable].live) continue;
+    if (arc.to == block.root) {
+      // On the way up: what the way down has left over.
+      if (kUp ? a == arc_[0][host] : host == block.top && a == visits_[host].entry) continue;
+      if (to_root == kNone || arc.cost < topology.arcs[to_root].cost) to_root = a;
+      continue;
+    }
+    const Step& there = steps_[arc.to];
+    if (there.position - block.begin >= size) continue;  // of another block
+    if ((there.position > position) == kUp && there.cost + arc.cost < best)
+      best = there.cost + arc.cost, chosen = a;
+  }
+  // On the way down, a host of the upper half leaves its cable to the root for the way up, if it can.
+  if (to_root != kNone && topology.arcs[to_root].cost <= best &&
+      (kUp || chosen == kNone || position - block.begin < size / 2))
+    best = topology.arcs[to_root].cost, chosen = to_root;
+  if (chosen == kNone) {  // a bridge: the top, alone in its block
+    chosen = visits_[host].entry;
+    best = topology.arcs[chosen].cost;
+  }
+  arc_[kUp ? 1 : 0][host] = chosen;
+  steps_[host].cost = best;
+}
+
+/// The last position of a neighbour of the block's root which may send down over its cable to the root. Up to
+/// there, the ways up cannot be chosen before the ways down.
+std::uint32_t TreePair::down_needed(const Topology& topology, const Block& block, bool live_only) const {
+  std::uint32_t result = block.begin;
+  for (const Topology::Arc& arc : topology.arcs_of(block.root)) {
+    const std::uint32_t position = steps_[arc.to].position;
+    if (position - block.begin >= block.end - block.begin || position <= result) continue;
+    const bool leaves_it = position - block.begin >= (block.end - block.begin) / 2 &&
+                           std::ranges::any_of(topology.arcs_of(arc.to), [&](const Topology::Arc& other) {
+                             return (!live_only || topology.cables[other.cable].live) &&
+                                    steps_[other.to].position < position &&
+                                    steps_[other.to].position >= block.begin;
+                           });
+    if (!leaves_it) result = position;
+  }
+  return result;
 }
 
 /// Exchanges the ways of a block where the way up is the one that people would call the first.
-void TreePair::name_ways(const Topology& topology) {
-  for (Block& block : blocks_) {
-    std::uint32_t down = 0, up = 0;
-    const auto to = [&](std::uint32_t arc) { return topology.arcs[arc].to; };
-    for (std::uint32_t i = block.begin; i < block.end; ++i) {
-      const std::uint32_t host = order_[i];
-      down += to(arc_[0][host]) > host ? 1 : 0;
-      up += to(arc_[1][host]) > host ? 1 : 0;
-    }
-    if (block.half_arcs == 2 * (block.end - block.begin + 1)) {  // a ring
-      // The cables at the root belong to the directions as well: down goes on to the top, up to the lowest.
-      const std::uint32_t root_down = topology.arcs[arc_[1][block.top]].back;
-      const std::uint32_t root_up = topology.arcs[arc_[0][block.lowest]].back;
-      down += to(root_down) > block.root ? 1 : 0;
-      up += to(root_up) > block.root ? 1 : 0;
-      if (down == up) {  // from the first host to the first of its neighbours, over the first port
-        std::uint32_t first = block.root;
-        for (std::uint32_t i = block.begin; i < block.end; ++i) first = std::min(first, order_[i]);
-        const std::uint32_t first_down = first == block.root ? root_down : arc_[0][first];
-        const std::uint32_t first_up = first == block.root ? root_up : arc_[1][first];
-        // Arcs of a host are in the order of neighbour and port.
-        (first_down < first_up ? down : up) += 1;
-      }
-    }
-    block.exchanged = up > down;
-    if (!block.exchanged) continue;
-    for (std::uint32_t i = block.begin; i < block.end; ++i) std::swap(arc_[0][order_[i]], arc_[1][order_[i]]);
+void TreePair::name_ways(const Topology& topology, Block& block) {
+  // Once round: the root, then from the highest down to the lowest.
+  std::uint32_t down = 0, first = block.root, before_first = order_[block.begin], previous = block.root;
+  for (std::uint32_t i = block.end; i-- > block.begin; previous = order_[i]) {
+    const std::uint32_t host = order_[i];
+    down += host > previous ? 1 : 0;
+    if (host < first) first = host, before_first = previous;
   }
+  down += block.root > previous ? 1 : 0;
+  const std::uint32_t hosts = block.end - block.begin + 1;
+  bool exchanged = 2 * down < hosts;
+  if (2 * down == hosts) {
+    // From the first host to the first of its neighbours; between two hosts, over the first port.
+    const std::uint32_t position = first == block.root ? block.end : steps_[first].position;
+    const std::uint32_t after_first = position > block.begin ? order_[position - 1] : block.root;
+    if (after_first != before_first) {
+      exchanged = before_first < after_first;
+    } else {
+      const std::uint32_t other = order_[block.begin];
+      exchanged = first == other ? arc_[1][other] < arc_[0][other]
+                                 : topology.arcs[arc_[0][other]].back < topology.arcs[arc_[1][other]].back;
+    }
+  }
+  block.exchanged = exchanged;
+  if (!exchanged) return;
+  for (std::uint32_t i = block.begin; i < block.end; ++i) std::swap(arc_[0][order_[i]], arc_[1][order_[i]]);
 }
 
 bool TreePair::broken(const Topology& topology) {
@@ -199,18 +227,20 @@ void Ways::compute(const Topology& topology) {
   hash_ = topology.hash();
   if (compute_ring(topology)) return;
 
-  const bool all_live =
-      std::all_of(topology.cables.begin(), topology.cables.end(), [](const auto& c) { return c.live; });
+  // One dead cable leaves every host that can be reached a whole way: that is what the two are for.
+  const bool may_break = std::ranges::count(topology.cables, false, &Topology::Cable::live) > 1;
   bool any_live_only = false;
   for (std::uint32_t to = 0; to < count; ++to) {
-    trees_.compute(topology, to, false);
-    if (!all_live && topology.hosts[to].reachable && trees_.broken(topology)) {
-      any_live_only = live_only_[to] = true;
-      trees_.compute(topology, to, true);
+    if (may_break && topology.hosts[to].reachable) {
+      trees_.compute(topology, to, false);
+      if (trees_.broken(topology)) any_live_only = live_only_[to] = true;
     }
+    if (to == topology.self) continue;
+    if (!may_break || live_only_[to] || !topology.hosts[to].reachable)
+      trees_.compute(topology, to, live_only_[to], topology.self);
     for (const unsigned way : {0u, 1u}) {
       Way& result = ways_[to][way];
-      if (to == topology.self || trees_.arc(way, topology.self) == kNone) continue;
+      if (trees_.arc(way, topology.self) == kNone) continue;
       result.arc = trees_.arc(way, topology.self);
       result.whole = true;
       for (std::uint32_t host = topology.self; host != to;) {
@@ -271,7 +301,7 @@ bool Ways::compute_ring(const Topology& topology) {
 std::vector<std::uint32_t> Ways::path(const Topology& topology, std::uint32_t from, std::uint32_t to,
                                       unsigned way) const {
   TreePair trees;
-  trees.compute(topology, to, live_only_[to]);
+  trees.compute(topology, to, live_only_[to], from);
   std::vector<std::uint32_t> result;
   for (std::uint32_t host = from; host != to; host = topology.arcs[result.back()].to) {
     if (trees.arc(way, host) == kNone) return {};

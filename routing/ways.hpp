@@ -11,9 +11,9 @@
 // Departures from RFC 7811: numbering per destination instead of one for all, which gives shorter ways at the
 // price of O(hosts x cables) in general; a ring (all hosts with two cables) takes O(hosts). No MRT islands.
 //
-// Which of the two is way 0 matters to nobody but people. Block by block it is the one that steps to the next
-// higher LID index more often: on a ring h1, h2 ... hN, way 0 is h1 to h2 to h3. On a ring that holds for all
-// destinations, and stays when a host joins or leaves.
+// Which of the two is way 0 matters to nobody but people. Block by block it is the one along which the
+// numbering goes on to the next higher LID index more often: on a ring h1, h2 ... hN, way 0 is h1 to h2 to
+// h3. On a ring that holds for all destinations, and stays when a host joins or leaves.
 //
 // All hosts compute the same trees from the same map. The trees count with every known cable, dead or live.
 // Only where the failures leave a reachable host without any whole way (never on a ring), the trees towards
@@ -31,35 +31,37 @@ namespace fabric::routing {
 /// Both trees towards one destination. Reuse one object for many destinations: it keeps its memory.
 class TreePair {
  public:
-  /// With `live_only`, of live cables alone. `root` is a host of the topology.
-  void compute(const Topology& topology, std::uint32_t root, bool live_only);
+  /// With `live_only`, of live cables alone. `root` is a host of the topology. With `from`, another one, only
+  /// what the ways of that host need: half the work.
+  void compute(const Topology& topology, std::uint32_t root, bool live_only,
+               std::uint32_t from = Topology::kNone);
 
   /// Arc (of Topology::arcs) by which `host` sends on `way`; kNone at the root and where there is none.
   [[nodiscard]] std::uint32_t arc(unsigned way, std::uint32_t host) const { return arc_[way][host]; }
-  /// A reachable host without a whole way exists: the trees need `live_only`.
+  /// A reachable host without a whole way exists: the trees need `live_only`. After compute() for all hosts.
   [[nodiscard]] bool broken(const Topology& topology);
 
  private:
   void search(const Topology& topology, std::uint32_t root, bool live_only);
   void number(const Topology& topology);
-  void choose(const Topology& topology, bool live_only);
-  void name_ways(const Topology& topology);
-
   struct Block {
     std::uint32_t root;                ///< where its frames leave it towards the destination
     std::uint32_t top;                 ///< the highest: the first found
     std::uint32_t lowest;              ///< after the root in the numbering
     std::uint32_t begin = 0, end = 0;  ///< of order_
-    std::uint32_t half_arcs = 0;       ///< twice the number of its cables
     bool exchanged = false;            ///< way 0 is the way up
   };
+  void choose(const Topology& topology, Block& block, bool live_only, std::uint32_t from);
+  template <bool kUp>
+  void choose(const Topology& topology, const Block& block, std::uint32_t position, bool live_only);
+  [[nodiscard]] std::uint32_t down_needed(const Topology& topology, const Block& block, bool live_only) const;
+  void name_ways(const Topology& topology, Block& block);
 
   /// What the search knows of a host; together, because the search jumps from host to host.
   struct Visit {
     std::uint32_t time;   ///< position in found_
     std::uint32_t low;    ///< earliest time that the host's subtree is joined to
     std::uint32_t entry;  ///< arc from the host to its parent
-    std::uint32_t next;   ///< arc to look at next
   };
   /// What the numbering makes of it.
   struct Place {
@@ -76,7 +78,6 @@ class TreePair {
   std::uint32_t root_ = Topology::kNone;
   std::vector<std::uint32_t> found_;  ///< hosts in the order of the search
   std::vector<std::uint32_t> order_;  ///< all but the root: blocks in the order of the search, numbered
-  std::vector<std::uint32_t> stack_;
   std::vector<Visit> visits_;
   std::vector<Place> places_;
   std::vector<Step> steps_;

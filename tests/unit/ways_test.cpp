@@ -113,6 +113,29 @@ TEST(Ways, TheDirectionStaysWhenAHostJoinsOrLeaves) {
   }
 }
 
+// Half the work for one host gives that host the same ways.
+TEST(Ways, ForOneHostAreThoseForAll) {
+  for (unsigned seed = 0; seed < 2000 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    const Topology topology = random_cabling(random, 30).topology();
+    const auto count = static_cast<std::uint32_t>(topology.hosts.size());
+    for (std::uint32_t root = 0; root < count; ++root) {
+      for (const bool live_only : {false, true}) {
+        TreePair all, one;
+        all.compute(topology, root, live_only);
+        for (std::uint32_t from = 0; from < count; ++from) {
+          if (from == root) continue;
+          one.compute(topology, root, live_only, from);
+          for (const unsigned way : {0u, 1u})
+            EXPECT_EQ(walk(topology, one, from, root, way), walk(topology, all, from, root, way))
+                << "way " << way << " from " << from << " to " << root << (live_only ? ", live only" : "");
+        }
+      }
+    }
+  }
+}
+
 // The quick computation for rings against the general one, with hosts in any order round the ring.
 TEST(Ways, RingsAreComputedAsEverythingElse) {
   for (unsigned seed = 0; seed < 500; ++seed) {
