@@ -24,17 +24,8 @@ namespace fabric::daemon {
 
 namespace {
 
-template <class T, void (*put)(T*)>
-struct Put {
-  void operator()(T* object) const noexcept { put(object); }
-};
-using Socket = std::unique_ptr<nl_sock, Put<nl_sock, nl_socket_free>>;
-using Message = std::unique_ptr<nl_msg, Put<nl_msg, nlmsg_free>>;
-using Link = std::unique_ptr<rtnl_link, Put<rtnl_link, rtnl_link_put>>;
-using Cache = std::unique_ptr<nl_cache, Put<nl_cache, nl_cache_free>>;
-
-Socket open_socket(int family) {
-  Socket socket(nl_socket_alloc());
+netlink::Socket open_socket(int family) {
+  netlink::Socket socket(nl_socket_alloc());
   if (socket && nl_connect(socket.get(), family) < 0) socket.reset();
   return socket;
 }
@@ -42,7 +33,7 @@ Socket open_socket(int family) {
 void read_addresses(nl_sock* socket, PortInterface& interface) {
   nl_cache* pointer = nullptr;
   if (rtnl_addr_alloc_cache(socket, &pointer) < 0) return;
-  const Cache cache(pointer);
+  const netlink::Cache cache(pointer);
   for (nl_object* object = nl_cache_get_first(cache.get()); object != nullptr;
        object = nl_cache_get_next(object)) {
     auto* address = reinterpret_cast<rtnl_addr*>(object);
@@ -76,8 +67,9 @@ std::uint64_t read_rate(const std::string& name) {
 }  // namespace
 
 unsigned interface_of(int device_index, std::uint8_t port) {
-  const Socket socket = open_socket(NETLINK_RDMA);
-  const Message request(nlmsg_alloc_simple(RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_PORT_GET), 0));
+  const netlink::Socket socket = open_socket(NETLINK_RDMA);
+  const netlink::Message request(
+      nlmsg_alloc_simple(RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_PORT_GET), 0));
   if (!socket || !request || device_index < 0) return 0;
   nla_put_u32(request.get(), RDMA_NLDEV_ATTR_DEV_INDEX, static_cast<std::uint32_t>(device_index));
   nla_put_u32(request.get(), RDMA_NLDEV_ATTR_PORT_INDEX, port);
@@ -98,12 +90,12 @@ unsigned interface_of(int device_index, std::uint8_t port) {
 }
 
 std::optional<PortInterface> read_interface(unsigned index) {
-  const Socket socket = open_socket(NETLINK_ROUTE);
+  const netlink::Socket socket = open_socket(NETLINK_ROUTE);
   rtnl_link* pointer = nullptr;
   if (!socket || rtnl_link_get_kernel(socket.get(), static_cast<int>(index), nullptr, &pointer) < 0) {
     return std::nullopt;
   }
-  const Link link(pointer);
+  const netlink::Link link(pointer);
   PortInterface interface;
   interface.index = index;
   interface.name = rtnl_link_get_name(link.get());
@@ -116,10 +108,6 @@ std::optional<PortInterface> read_interface(unsigned index) {
 }
 
 // --- InterfaceWatch
-
-void InterfaceWatch::CloseSocket::operator()(nl_sock* socket) const noexcept {
-  nl_socket_free(socket);
-}
 
 InterfaceWatch::InterfaceWatch(boost::asio::io_context& io, unsigned index, std::function<void()> changed)
     : socket_(nl_socket_alloc()), index_(index) {

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-struct nl_sock;
+#include "fabricd/kernel/netlink.hpp"
 
 namespace fabric::daemon {
 
@@ -48,10 +48,7 @@ class InterfaceWatch {
   InterfaceWatch& operator=(const InterfaceWatch&) = delete;
 
  private:
-  struct CloseSocket {
-    void operator()(nl_sock* socket) const noexcept;
-  };
-  std::unique_ptr<nl_sock, CloseSocket> socket_;
+  netlink::Socket socket_;
   unsigned index_;
   bool concerned_ = false;
   std::unique_ptr<DescriptorWatch> watch_;

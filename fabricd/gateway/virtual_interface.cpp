@@ -1,17 +1,14 @@
 // What the kernel needs to be told, and why:
 //
 //   macvlan, mode private      frames to the virtual MAC address come in here. What this host sends to the
-//   LAN
-//                              goes out by the LAN interface, with its own MAC address.
+//                              LAN goes out by the LAN interface, with its own MAC address.
 //   addresses with /32, /128   a longer network would make a second route to the LAN, by the macvlan.
 //   addrgenmode none           the kernel would give the macvlan a link-local address that both hosts share.
 //   arp_ignore 1, both         each interface answers for its own addresses only; without it the LAN
-//   interface
-//                              would answer for the virtual ones with its physical MAC address (RFC
-//                              9568, 8.1.2).
+//                              interface would answer for the virtual ones with its physical MAC address
+//                              (RFC 9568, 8.1.2).
 //   arp_announce 2, LAN        the LAN interface asks with its own address. Else it would ask for a neighbour
-//   in
-//                              the name of a virtual address, and with its physical MAC address teach the
+//                              in the name of a virtual address, and with its physical MAC address teach the
 //                              neighbour the wrong one.
 //   rp_filter 0 or 2 (loose)   what comes in by the macvlan goes back by the LAN interface, which strict
 //                              filtering takes for spoofed. The kernel takes the greater of `all` and this.
@@ -41,23 +38,18 @@
 #include <fstream>
 
 #include "fabricd/addresses.hpp"
+#include "fabricd/kernel/netlink.hpp"
 
 namespace fabric::daemon {
 
 namespace {
 
-template <class T, void (*put)(T*)>
-struct Put {
-  void operator()(T* object) const noexcept { put(object); }
-};
-using Link = std::unique_ptr<rtnl_link, Put<rtnl_link, rtnl_link_put>>;
-using NetlinkSocket = std::unique_ptr<nl_sock, Put<nl_sock, nl_socket_free>>;
-using HardwareAddress = std::unique_ptr<nl_addr, Put<nl_addr, nl_addr_put>>;
+using netlink::Link;
 
 constexpr const char* kPrefix = "fabgw";
 
-NetlinkSocket connect_netlink() {
-  NetlinkSocket socket(nl_socket_alloc());
+netlink::Socket connect_netlink() {
+  netlink::Socket socket(nl_socket_alloc());
   if (!socket || nl_connect(socket.get(), NETLINK_ROUTE) < 0)
     throw KernelError("cannot open a netlink socket");
   return socket;
@@ -87,7 +79,7 @@ void remove_table(const std::string& interface) {
 }
 
 void delete_link(const std::string& name) {
-  const NetlinkSocket socket = connect_netlink();
+  const netlink::Socket socket = connect_netlink();
   const Link link(rtnl_link_alloc());
   rtnl_link_set_name(link.get(), name.c_str());
   rtnl_link_delete(socket.get(), link.get());
@@ -129,11 +121,11 @@ void VirtualInterface::set(const std::string& family, const std::string& key, co
 }
 
 void VirtualInterface::make() {
-  const NetlinkSocket socket = connect_netlink();
+  const netlink::Socket socket = connect_netlink();
   const unsigned below = if_nametoindex(settings_.lan.c_str());
   if (below == 0) throw KernelError("there is no interface " + settings_.lan);
   const Link link(rtnl_link_macvlan_alloc());
-  const HardwareAddress mac(nl_addr_build(AF_LLC, mac_.data(), mac_.size()));
+  const netlink::Address mac(nl_addr_build(AF_LLC, mac_.data(), mac_.size()));
   rtnl_link_set_name(link.get(), name_.c_str());
   rtnl_link_set_link(link.get(), static_cast<int>(below));
   rtnl_link_set_addr(link.get(), mac.get());
@@ -174,7 +166,7 @@ void VirtualInterface::remove() {
 }
 
 void VirtualInterface::set_up(bool up) {
-  const NetlinkSocket socket = connect_netlink();
+  const netlink::Socket socket = connect_netlink();
   const Link which(rtnl_link_alloc()), changes(rtnl_link_alloc());
   rtnl_link_set_ifindex(which.get(), static_cast<int>(index_));
   if (up) {
@@ -256,7 +248,7 @@ void remove_leftover_interfaces() {
     if (std::strncmp(entry->if_name, kPrefix, std::strlen(kPrefix)) == 0) found.emplace_back(entry->if_name);
   }
   if (list != nullptr) if_freenameindex(list);
-  const NetlinkSocket socket = connect_netlink();
+  const netlink::Socket socket = connect_netlink();
   for (const std::string& name : found) {
     rtnl_link* link = nullptr;
     if (rtnl_link_get_kernel(socket.get(), 0, name.c_str(), &link) < 0) continue;

@@ -18,20 +18,13 @@ namespace fabric::daemon {
 
 namespace {
 
-template <class T, void (*put)(T*)>
-struct Put {
-  void operator()(T* object) const noexcept { put(object); }
-};
-using Link = std::unique_ptr<rtnl_link, Put<rtnl_link, rtnl_link_put>>;
-using RtAddress = std::unique_ptr<rtnl_addr, Put<rtnl_addr, rtnl_addr_put>>;
-using RtRoute = std::unique_ptr<rtnl_route, Put<rtnl_route, rtnl_route_put>>;
-using NlAddress = std::unique_ptr<nl_addr, Put<nl_addr, nl_addr_put>>;
+using netlink::Link;
 
 /// `length` as in routing::Prefix.
-NlAddress nl_address(const IpAddress& address, unsigned length) {
+netlink::Address nl_address(const IpAddress& address, unsigned length) {
   const bool ipv4 = is_ipv4(address) && length >= 96;
-  NlAddress result(ipv4 ? nl_addr_build(AF_INET, address.data() + 12, 4)
-                        : nl_addr_build(AF_INET6, address.data(), 16));
+  netlink::Address result(ipv4 ? nl_addr_build(AF_INET, address.data() + 12, 4)
+                               : nl_addr_build(AF_INET6, address.data(), 16));
   nl_addr_set_prefixlen(result.get(), static_cast<int>(ipv4 ? length - 96 : length));
   return result;
 }
@@ -69,10 +62,6 @@ std::vector<std::string> reconcile(std::set<T>& present, const std::set<T>& want
 }
 
 }  // namespace
-
-void KernelInterface::CloseSocket::operator()(nl_sock* socket) const noexcept {
-  nl_socket_free(socket);
-}
 
 KernelInterface::KernelInterface(unsigned index, std::string name)
     : index_(index), name_(std::move(name)), socket_(nl_socket_alloc()) {
@@ -112,8 +101,8 @@ std::vector<std::string> KernelInterface::set_routes(const std::map<routing::Pre
 }
 
 void KernelInterface::change_address(const Address& address, bool add) {
-  const RtAddress request(rtnl_addr_alloc());
-  const NlAddress local = nl_address(address.address, address.length);
+  const netlink::InterfaceAddress request(rtnl_addr_alloc());
+  const netlink::Address local = nl_address(address.address, address.length);
   rtnl_addr_set_ifindex(request.get(), static_cast<int>(index_));
   check(rtnl_addr_set_local(request.get(), local.get()), "cannot set an address");
   if (!is_ipv4(address.address)) rtnl_addr_set_flags(request.get(), IFA_F_NODAD);
@@ -134,8 +123,8 @@ const KernelInterface::Address* KernelInterface::source_for(const routing::Prefi
 void KernelInterface::change_route(const Route& route, bool add) {
   const auto& [prefix, kind] = route;
   const bool ipv4 = is_ipv4(prefix);
-  const RtRoute request(rtnl_route_alloc());
-  const NlAddress destination = nl_address(prefix.address, prefix.length);
+  const netlink::Route request(rtnl_route_alloc());
+  const netlink::Address destination = nl_address(prefix.address, prefix.length);
   rtnl_route_set_family(request.get(), static_cast<std::uint8_t>(ipv4 ? AF_INET : AF_INET6));
   rtnl_route_set_table(request.get(), RT_TABLE_MAIN);
   const bool leads = kind == RouteKind::fabric;
@@ -146,7 +135,7 @@ void KernelInterface::change_route(const Route& route, bool add) {
   check(rtnl_route_set_dst(request.get(), destination.get()), "cannot set a route's destination");
   if (const Address* own = leads ? source_for(prefix) : nullptr) {
     // A host's own address as preferred source: else the kernel may take one that nobody routes back to.
-    const NlAddress source = nl_address(own->address, 128);
+    const netlink::Address source = nl_address(own->address, 128);
     rtnl_route_set_pref_src(request.get(), source.get());
   }
   if (leads) {

@@ -17,8 +17,7 @@
 #include <vector>
 
 #include "fabricd/addresses.hpp"
-
-struct nl_sock;
+#include "fabricd/kernel/netlink.hpp"
 
 namespace fabric::daemon {
 
@@ -61,10 +60,6 @@ class KernelInterface {
   std::vector<std::string> set_routes(const std::map<routing::Prefix, RouteKind>& routes);
 
  private:
-  struct CloseSocket {
-    void operator()(nl_sock* socket) const noexcept;
-  };
-
   void change_address(const Address& address, bool add);
   using Route = std::pair<routing::Prefix, RouteKind>;
   void change_route(const Route& route, bool add);
@@ -73,7 +68,7 @@ class KernelInterface {
 
   unsigned index_;
   std::string name_;
-  std::unique_ptr<nl_sock, CloseSocket> socket_;
+  netlink::Socket socket_;
   std::set<Address> addresses_;
   std::set<Route> routes_;
 };

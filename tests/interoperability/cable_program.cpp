@@ -14,6 +14,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "fabricd/control/views.hpp"
 #include "fabricd/subnet/infiniband_cable.hpp"
 
 using namespace fabric;
@@ -23,24 +24,6 @@ namespace {
 
 constexpr std::size_t kSlot = 256;
 constexpr int kSlots = 4;
-
-const char* to_string(verbs::CablePhase phase) {
-  switch (phase) {
-    case verbs::CablePhase::no_device:
-      return "no_device";
-    case verbs::CablePhase::down:
-      return "down";
-    case verbs::CablePhase::configuring:
-      return "configuring";
-    case verbs::CablePhase::greeting:
-      return "greeting";
-    case verbs::CablePhase::connected:
-      return "connected";
-    case verbs::CablePhase::refused:
-      return "refused";
-  }
-  return "?";
-}
 
 /// Receive buffers and a completion queue for one queue pair.
 struct Messages {
@@ -154,7 +137,7 @@ struct Program {
     };
     callbacks.changed = [this] {
       const auto& status = cable->status();
-      say(std::string("phase ") + to_string(status.phase) + ' ' + status.reason);
+      say("phase " + std::string(fabric::daemon::word_of(status.phase)) + ' ' + status.reason);
     };
     cable = daemon::make_infiniband_cable(io, device, configuration, resources, callbacks);
     cable->start();
@@ -185,7 +168,7 @@ struct Program {
     if (verb == "status") {
       const auto& status = cable->status();
       std::ostringstream text;
-      text << "status phase=" << to_string(status.phase) << " lid=" << status.lid.value()
+      text << "status phase=" << fabric::daemon::word_of(status.phase) << " lid=" << status.lid.value()
            << " state=" << status.state << " gid=" << status.gid << " mtu=" << status.mtu;
       for (const auto& [key, value] : status.link_layer_facts)
         if (value.find(' ') == std::string::npos) text << ' ' << key << '=' << value;

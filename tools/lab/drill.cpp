@@ -2,18 +2,9 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <boost/json.hpp>
-#include <deque>
 #include <fstream>
 #include <numeric>
 #include <set>
@@ -22,27 +13,18 @@
 
 #include "tools/fabricctl/client.hpp"
 #include "tools/lab/addresses.hpp"
+#include "tools/lab/drill_traffic.hpp"
 #include "tools/lab/error.hpp"
-#include "tools/lab/flow_record.hpp"
 
 namespace fabric::tools::lab {
 
 namespace json = boost::json;
-using std::chrono::milliseconds;
-using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(20);  ///< for anything to recover
-constexpr auto kQuiet = milliseconds(1000);           ///< nothing comes for so long: the rest is lost
-constexpr auto kSettled = milliseconds(50);           ///< all is there; time for duplicates
-constexpr std::uint16_t kProbePort = 8100, kStreamPort = 8099;
+constexpr auto kSettled = std::chrono::milliseconds(50);  ///< nothing more is relayed for so long
 constexpr std::size_t kMaxFlows = 4;
-constexpr auto kSlack = milliseconds(2);  ///< that the sender makes up for
-constexpr std::size_t kProbeSize = 64;
-constexpr std::uint64_t kStreamRate = 12'500'000;  ///< bytes a second: a load, not the machine's limit
-constexpr std::size_t kStreamChunk = 16384;
 
 /// What is to fail, and between whom traffic crosses it.
 struct Target {
@@ -106,15 +88,6 @@ std::vector<Target> targets(const LabDescription& lab, DrillOptions::Kind kind) 
   return found;
 }
 
-template <class Condition>
-void await(const std::string& what, Condition condition) {
-  const auto deadline = steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (steady_clock::now() > deadline) throw Error(fmt::format("{}: not within {}", what, kPatience));
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-}
-
 json::object ask(const Lab& lab, unsigned host, const std::string& object, const json::object& args) {
   return Client(lab.fabricd_socket(lab.description().hosts[host].name)).ask(object, args, 10);
 }
@@ -135,259 +108,6 @@ std::optional<unsigned> hops(const Lab& lab, unsigned from, unsigned to) {
   }
   return least;
 }
-
-class Socket {
- public:
-  Socket() = default;
-  explicit Socket(int fd) : fd_(fd) {
-    if (fd < 0) throw_system_error("cannot open a socket");
-  }
-  Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Socket& operator=(Socket&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Socket() {
-    if (fd_ >= 0) close(fd_);
-  }
-  [[nodiscard]] int get() const { return fd_; }
-
- private:
-  int fd_ = -1;
-};
-
-sockaddr_in endpoint(in_addr address, std::uint16_t port) {
-  sockaddr_in result{};
-  result.sin_family = AF_INET;
-  result.sin_addr = address;
-  result.sin_port = htons(port);
-  return result;
-}
-
-void bind_to(const Socket& socket, std::uint16_t port) {
-  const sockaddr_in any = endpoint({INADDR_ANY}, port);
-  const int on = 1;
-  setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&any), sizeof any) != 0)
-    throw_system_error("bind");
-}
-
-void connect_to(const Socket& socket, unsigned host, std::uint16_t port) {
-  const sockaddr_in there = endpoint(address4(host + 1), port);
-  if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&there), sizeof there) != 0)
-    throw_system_error("connect");
-}
-
-Nanoseconds realtime() {
-  return std::chrono::duration_cast<Nanoseconds>(system_clock::now().time_since_epoch());
-}
-
-/// The probes of one run.
-class Probes {
- public:
-  Probes(const Lab& lab, const Target& target, unsigned rate)
-      : interval_(Nanoseconds(std::chrono::seconds(1)) / rate), flows_(target.flows.size()) {
-    for (std::size_t i = 0; i < flows_.size(); ++i) {
-      const auto [from, to] = target.flows[i];
-      const auto port = static_cast<std::uint16_t>(kProbePort + i);
-      const auto& hosts = lab.description().hosts;
-      lab.namespace_of(hosts[to].name).visit([&] {
-        Socket& in = flows_[i].in = Socket(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        const int on = 1, room = 16 << 20;
-        setsockopt(in.get(), SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
-        setsockopt(in.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
-        bind_to(in, port);
-      });
-      lab.namespace_of(hosts[from].name).visit([&] {
-        flows_[i].out = Socket(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-        connect_to(flows_[i].out, to, port);
-      });
-      flows_[i].record.sent.reserve(std::size_t{rate} * 60);
-      flows_[i].record.arrivals.reserve(std::size_t{rate} * 60);
-    }
-    receiver_ = std::jthread([this](const std::stop_token& stop) { receive(stop); });
-    sender_ = std::jthread([this](const std::stop_token& stop) { send(stop); });
-  }
-
-  /// How many each flow has sent so far: probes with this number and later ones are sent from now on.
-  [[nodiscard]] std::vector<std::uint32_t> mark() const {
-    std::vector<std::uint32_t> counts;
-    for (const Flow& flow : flows_) counts.push_back(flow.sent);
-    return counts;
-  }
-  /// Whether every flow has received a probe that was sent after the mark.
-  [[nodiscard]] bool received_since(const std::vector<std::uint32_t>& mark) const {
-    for (std::size_t i = 0; i < flows_.size(); ++i)
-      if (flows_[i].highest.load() <= static_cast<std::int64_t>(mark[i])) return false;
-    return true;
-  }
-
-  /// Stops sending, waits for what is under way, and says what became of everything.
-  std::vector<FlowResult> finish() {
-    sender_.request_stop();
-    sender_.join();
-    const auto quiet = [this](milliseconds length) { return realtime() - last_arrival_.load() > length; };
-    const auto complete = [this] {
-      return std::all_of(flows_.begin(), flows_.end(),
-                         [](const Flow& flow) { return flow.arrived >= flow.sent; });
-    };
-    await("the end of the probes", [&] { return quiet(complete() ? kSettled : kQuiet); });
-    receiver_.request_stop();
-    receiver_.join();
-    std::vector<FlowResult> results;
-    for (const Flow& flow : flows_)
-      results.push_back(evaluate(flow.record, interval_ * static_cast<int>(flows_.size())));
-    return results;
-  }
-
- private:
-  struct Flow {
-    Socket in, out;
-    FlowRecord record;  ///< `sent` is the sender's, `arrivals` the receiver's; read when both have ended
-    std::atomic<std::uint32_t> sent = 0, arrived = 0;
-    std::atomic<std::int64_t> highest = -1;
-  };
-
-  void send(const std::stop_token& stop) {
-    prctl(PR_SET_TIMERSLACK, 1000);
-    std::array<std::byte, kProbeSize> probe{};
-    auto next = steady_clock::now();
-    for (std::size_t turn = 0; !stop.stop_requested(); turn = (turn + 1) % flows_.size()) {
-      std::this_thread::sleep_until(next);
-      // What this thread has missed is not made up for: a burst of thousands at once is not the rate that is
-      // asked for, and overruns queues that have nothing to do with the fault.
-      next = std::max(next + interval_, steady_clock::now() - kSlack);
-      Flow& flow = flows_[turn];
-      const std::uint32_t sequence = flow.sent;
-      std::memcpy(probe.data(), &sequence, sizeof sequence);
-      flow.record.sent.push_back(realtime());
-      // What the kernel refuses counts as sent, and is lost.
-      (void)!::send(flow.out.get(), probe.data(), probe.size(), 0);
-      flow.sent = sequence + 1;
-    }
-  }
-
-  void receive(const std::stop_token& stop) {
-    std::vector<pollfd> descriptors;
-    for (const Flow& flow : flows_) descriptors.push_back({flow.in.get(), POLLIN, 0});
-    while (!stop.stop_requested()) {
-      poll(descriptors.data(), descriptors.size(), 10);
-      for (std::size_t i = 0; i < flows_.size(); ++i)
-        if (descriptors[i].revents != 0) drain(flows_[i]);
-    }
-  }
-
-  void drain(Flow& flow) {
-    std::array<std::byte, kProbeSize> probe;
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(timespec))> control;
-    while (true) {
-      iovec part{probe.data(), probe.size()};
-      msghdr message{};
-      message.msg_iov = &part;
-      message.msg_iovlen = 1;
-      message.msg_control = control.data();
-      message.msg_controllen = control.size();
-      if (recvmsg(flow.in.get(), &message, 0) < static_cast<ssize_t>(sizeof(std::uint32_t))) return;
-      std::uint32_t sequence = 0;
-      std::memcpy(&sequence, probe.data(), sizeof sequence);
-      Nanoseconds at = realtime();
-      if (const cmsghdr* header = CMSG_FIRSTHDR(&message);
-          header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_TIMESTAMPNS) {
-        timespec stamp{};
-        std::memcpy(&stamp, CMSG_DATA(header), sizeof stamp);
-        at = std::chrono::seconds(stamp.tv_sec) + Nanoseconds(stamp.tv_nsec);
-      }
-      flow.record.arrivals.push_back({sequence, at});
-      flow.highest = std::max<std::int64_t>(flow.highest, sequence);
-      ++flow.arrived;
-      last_arrival_ = realtime();
-    }
-  }
-
-  Nanoseconds interval_;  ///< between any two probes
-  std::deque<Flow> flows_;
-  std::atomic<Nanoseconds> last_arrival_{realtime()};
-  std::jthread receiver_, sender_;  // last: they end before what they use
-};
-
-/// One TCP connection whose every byte is known in advance.
-class Stream {
- public:
-  Stream(const Lab& lab, unsigned from, unsigned to) {
-    const auto& hosts = lab.description().hosts;
-    Socket listener;
-    lab.namespace_of(hosts[to].name).visit([&] {
-      listener = Socket(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      bind_to(listener, kStreamPort);
-      if (listen(listener.get(), 1) != 0) throw_system_error("listen");
-    });
-    lab.namespace_of(hosts[from].name).visit([&] {
-      out_ = Socket(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      connect_to(out_, to, kStreamPort);
-    });
-    in_ = Socket(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    receiver_ = std::jthread([this] { receive(); });
-    sender_ = std::jthread([this](const std::stop_token& stop) { send(stop); });
-  }
-  ~Stream() {
-    shutdown(out_.get(), SHUT_RDWR);
-    shutdown(in_.get(), SHUT_RDWR);
-  }
-
-  [[nodiscard]] std::uint64_t received() const { return received_; }
-
-  /// Sends the end, waits for it at the other side; bytes delivered. Throws Error if any byte was wrong.
-  std::uint64_t finish() {
-    sender_.request_stop();
-    sender_.join();
-    shutdown(out_.get(), SHUT_WR);
-    await("the end of the TCP stream", [this] { return ended_.load(); });
-    receiver_.join();
-    if (wrong_) throw Error("the TCP stream has delivered something that was not sent");
-    if (received_ != sent_)
-      throw Error(fmt::format("TCP: {} bytes sent, {} delivered", sent_, received_.load()));
-    return received_;
-  }
-
- private:
-  /// The byte at a place of the stream: places are counted in words of eight bytes.
-  static std::uint8_t content(std::uint64_t offset) {
-    return static_cast<std::uint8_t>((offset / 8) >> (offset % 8 * 8));
-  }
-
-  void send(const std::stop_token& stop) {
-    std::vector<std::uint8_t> chunk(kStreamChunk);
-    auto next = steady_clock::now();
-    while (!stop.stop_requested()) {
-      std::this_thread::sleep_until(next);
-      next = std::max(next + Nanoseconds(kStreamChunk * 1'000'000'000 / kStreamRate), steady_clock::now());
-      for (std::size_t i = 0; i < chunk.size(); ++i) chunk[i] = content(sent_ + i);
-      for (std::size_t done = 0; done < chunk.size();) {
-        const ssize_t sent = ::send(out_.get(), chunk.data() + done, chunk.size() - done, MSG_NOSIGNAL);
-        if (sent <= 0) return;  // finish() will find bytes missing
-        done += static_cast<std::size_t>(sent);
-        sent_ += static_cast<std::size_t>(sent);
-      }
-    }
-  }
-
-  void receive() {
-    std::vector<std::uint8_t> buffer(65536);
-    for (ssize_t got; (got = recv(in_.get(), buffer.data(), buffer.size(), 0)) > 0;) {
-      const std::uint64_t offset = received_;
-      for (std::size_t i = 0; i < static_cast<std::size_t>(got); ++i)
-        if (buffer[i] != content(offset + i)) wrong_ = true;
-      received_ = offset + static_cast<std::size_t>(got);
-    }
-    ended_ = true;
-  }
-
-  Socket in_, out_;
-  std::uint64_t sent_ = 0;  ///< the sender's
-  std::atomic<std::uint64_t> received_ = 0;
-  std::atomic<bool> ended_ = false, wrong_ = false;
-  std::jthread receiver_, sender_;
-};
 
 /// Which detector told the first of the witnesses, among what they have logged since `since`.
 std::string winner(const Lab& lab, const std::vector<unsigned>& witnesses, system_clock::time_point since) {
@@ -557,27 +277,19 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
       return false;
     });
   };
-  const auto repair = [&] {
+  Repair repair([&] {
     if (target.cable) return lab.hardware().mend(cable_end(true), cable_end(false));
     lab.start(target.text);
     if (drains) undrain();
-  };
-  // Whatever happens, the lab is left whole.
-  struct Repair {
-    std::function<void()> repair;
-    bool needed = false;
-    ~Repair() {
-      try {
-        if (needed) repair();
-      } catch (const std::exception&) {  // the first error is the one to tell
-      }
-    }
-  } guard{repair};
-
+  });
   await("traffic on the short way", [&] { return ways_are(std::nullopt, std::nullopt); });
   const Counts before(lab);
-  Probes probes(lab, target, options.rate);
-  Stream stream(lab, target.flows[0].first, target.flows[0].second);
+  std::vector<Endpoints> flows;
+  for (const auto& [from, to] : target.flows)
+    flows.push_back(
+        {lab.namespace_of(shape.hosts[from].name), lab.namespace_of(shape.hosts[to].name), address4(to + 1)});
+  Probes probes(flows, options.rate);
+  Stream stream(flows.front());
   const auto flowing = [&](const std::string& when) {
     const auto mark = probes.mark();
     const std::uint64_t bytes = stream.received();
@@ -585,7 +297,7 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
   };
   flowing("before the fault");
 
-  guard.needed = true;
+  repair.owe();
   const auto begin = system_clock::now();
   fail();
   flowing("after the fault");
@@ -594,14 +306,14 @@ DrillRun run_once(Lab lab, const Target& target, const DrillOptions& options) {
   const std::string detector = drains ? "" : winner(lab, target.witnesses, begin);
   DrillRun run{target.text};
   if (target.host) run.held = held_by(shape, *target.host, before, Counts(lab));
-  repair();
-  guard.needed = false;
+  repair.pay();
   await("the short way after the repair", [&] { return ways_are(std::nullopt, std::nullopt); });
   flowing("after the repair");
 
   run.detector = detector;
   run.tcp_bytes = stream.finish();
-  for (const FlowResult& flow : probes.finish()) {
+  probes.finish();
+  for (const FlowResult& flow : probes.results()) {
     run.sent += flow.sent;
     run.lost += flow.lost;
     run.duplicated += flow.duplicated;

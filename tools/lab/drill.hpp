@@ -5,9 +5,6 @@
 // traffic takes the short way; fault; until it takes the other way and probes sent after the fault arrive;
 // repair; until it takes the short way again; until everything sent has arrived or nothing comes any more. A
 // run counts from its first probe to its last, so what the repair loses counts too.
-//
-// Three threads: this one steers; one sends all probes; one receives them, with the kernel's time stamps, so
-// that its own waiting does not look like a gap. The TCP stream has two more.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +52,7 @@ struct DrillResult {
 [[nodiscard]] std::uint64_t unexplained(const DrillRun& run);
 
 /// Runs the drill on a lab that is up. `progress` is called after each run. Throws Error when the lab has
-/// nothing to fail without parting it, when something does not recover within 20 s, or when the TCP stream
+/// nothing to fail without parting it, when something does not recover within 30 s, or when the TCP stream
 /// delivers anything but what was sent.
 DrillResult drill(const Lab& lab, const DrillOptions& options,
                   const std::function<void(const DrillRun&)>& progress);
