@@ -51,8 +51,9 @@ std::string Device::driver() const {
   std::error_code error;
   const auto link = std::filesystem::read_symlink(folder / "device/driver", error);
   if (!error) return link.filename();
-  // Soft-RoCE has no device of its own, but says which interface it is on.
-  return std::filesystem::exists(folder / "parent", error) ? "rdma_rxe" : "";
+  // Software has no device of its own. Soft-RoCE says which interface it is on; only Soft-iWARP speaks iWARP.
+  if (std::filesystem::exists(folder / "parent", error)) return "rdma_rxe";
+  return context_->device->transport_type == IBV_TRANSPORT_IWARP ? "siw" : "";
 }
 
 ibv_port_attr Device::query_port(std::uint8_t port) const {

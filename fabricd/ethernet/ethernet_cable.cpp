@@ -140,10 +140,9 @@ rdma_conn_param connection_parameters(const ibv_qp& qp, std::span<const std::byt
   return parameters;
 }
 
-/// Soft-RoCE and Soft-iWARP have no driver of a device.
 bool in_software(const verbs::Device& device) {
   const std::string driver = device.driver();
-  return driver.empty() || driver == "rdma_rxe";
+  return driver == "rdma_rxe" || driver == "siw";
 }
 
 /// A connection of one queue pair.
@@ -555,8 +554,11 @@ void EthernetCable::perform(const Greeting::Up& action) {
   connection.path_mtu = action.terms.path_mtu;
   connection.detection = Duration(4096) * (1U << action.terms.ack_timeout) * (kRetries + 1);
   status_.link_layer_facts["path_mtu"] = std::to_string(action.terms.path_mtu);
-  status_.link_layer_facts["detection_ms"] =
-      std::to_string(connection.detection / std::chrono::milliseconds(1));
+  // TCP has no acknowledgement timeout that anybody could set.
+  if (!iwarp()) {
+    status_.link_layer_facts["detection_ms"] =
+        std::to_string(connection.detection / std::chrono::milliseconds(1));
+  }
   update_status();
   callbacks_.up(connection);
 }

@@ -4,11 +4,14 @@ The kernel is found in this order, and its files are enough, it need not be inst
   $FABRIC_KERNEL_DEB             a kernel package
   /boot, /lib/modules            an installed kernel that has rdma_rxe
   /var/cache/fabric-tests        a package that .ci/kernel has downloaded
+Debian builds no Soft-iWARP (siw): .ci/kernel does, from Debian's source of the same kernel, into the last of these.
 Nothing is fetched here. Everything else is copied from this machine: the programs of $FABRIC_BUILD, the tools
 of the field, and the shared libraries that they name. What has been made is kept in kernel-guests/ of the
 build directory, by what it was made of.
 
-    image.py [kernel]       makes the image (only finds the kernel) and says where it is; status 1: there is none
+    image.py                makes the image and says where its parts are; status 1: there is no kernel
+    image.py release        only finds the kernel, and says its release
+    image.py siw            where its Soft-iWARP has to be
 """
 
 import hashlib
@@ -29,12 +32,12 @@ CACHE = BUILD / "kernel-guests"
 DOWNLOADS = Path("/var/cache/fabric-tests")
 HERE = Path(__file__).resolve().parent
 
-MODULES = """virtio_pci virtio_net virtio_console rdma_rxe rdma_ucm ib_umad tun veth bridge""".split()
+MODULES = """virtio_pci virtio_net virtio_console rdma_rxe siw rdma_ucm ib_umad tun veth bridge""".split()
 # What a module needs without saying so in its list of dependencies.
-SOFT_DEPENDENCIES = {"rdma_rxe": ["crc32_generic", "crc32_pclmul"]}
+SOFT_DEPENDENCIES = {"rdma_rxe": ["crc32_generic", "crc32_pclmul"], "libcrc32c": ["crc32c_generic"]}
 OUR_PROGRAMS = ["fabricd", "fabricctl", "tests/announce", "tests/flow"]
 PROGRAMS = """flock nice timeout setpriv ip rdma ping iperf3 ibv_devinfo ibv_rc_pingpong rping ib_send_bw""".split()
-PROVIDER = "rxe"
+PROVIDERS = ["rxe", "siw"]
 
 
 class NoKernel(RuntimeError):
@@ -82,10 +85,23 @@ def find_kernel():
                    f"{DOWNLOADS}; .ci/kernel downloads one")
 
 
+def release():
+    """Of the kernel: 6.1.0-56-amd64."""
+    source, folder = find_kernel()
+    return folder.name if folder else source.name.split("_")[0].removeprefix("linux-image-")
+
+
+def siw():
+    """Its module for Soft-iWARP."""
+    return DOWNLOADS / f"siw-{release()}.ko"
+
+
 def kernel():
     """(uncompressed kernel, archive of its modules); made the first time."""
     source, folder = find_kernel()
-    target = CACHE / f"kernel-{fingerprint(source, MODULES, SOFT_DEPENDENCIES)}"
+    if not siw().exists():
+        raise NoKernel(f"{siw()} is missing; .ci/kernel makes it")
+    target = CACHE / f"kernel-{fingerprint(source, siw(), MODULES, SOFT_DEPENDENCIES)}"
     image, archive = target / "vmlinux", target / "modules.cpio.zst"
     if image.exists() and archive.exists():
         return image, archive
@@ -124,7 +140,7 @@ def uncompressed(image):
 
 def modules_of(folder):
     """[(name, contents)] of MODULES and what they need, in the order in which to load them."""
-    files = {f.name[:-3].replace("-", "_"): f for f in (folder / "kernel").rglob("*.ko")}
+    files = {f.name[:-3].replace("-", "_"): f for f in (folder / "kernel").rglob("*.ko")} | {"siw": siw()}
     builtin = {Path(line).name[:-3].replace("-", "_")
                for line in (folder / "modules.builtin").read_text().split()}
     order = []
@@ -202,10 +218,11 @@ def contents():
     entries += [(f"bin/{Path(name).name}", BUILD / name, program) for name in OUR_PROGRAMS]
     # Opened at run time, so that no program names it: pthread_cancel() needs it.
     entries += [(path, Path(path), program) for path in ["/lib/x86_64-linux-gnu/libgcc_s.so.1"]]
-    entries += [(str(path), path, program)
-                for path in Path("/usr/lib/x86_64-linux-gnu/libibverbs").glob(f"lib{PROVIDER}-*.so")]
-    driver = Path(f"/etc/libibverbs.d/{PROVIDER}.driver")
-    entries += [(str(driver), driver, plain)]
+    for provider in PROVIDERS:
+        entries += [(str(path), path, program)
+                    for path in Path("/usr/lib/x86_64-linux-gnu/libibverbs").glob(f"lib{provider}-*.so")]
+        driver = Path(f"/etc/libibverbs.d/{provider}.driver")
+        entries += [(str(driver), driver, plain)]
     programs = [str(file) for _, file, mode in entries if mode == program and file != HERE / "init"]
     libraries = subprocess.run(["ldd", *programs], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
     entries += [(path, Path(path), program) for path in sorted(set(re.findall(r"(/\S+) \(0x", libraries)))]
@@ -233,6 +250,7 @@ def build():
 
 if __name__ == "__main__":
     try:
-        print(*(find_kernel()[:1] if sys.argv[1:] == ["kernel"] else build()))
+        what = {"release": lambda: [release()], "siw": lambda: [siw()]}.get("".join(sys.argv[1:]), build)
+        print(*what())
     except NoKernel as error:
         sys.exit(f"image.py: {error}")

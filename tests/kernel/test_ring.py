@@ -1,4 +1,4 @@
-"""fabricd over kernel Soft-RoCE: a ring of guests, three of them or $FABRIC_HOSTS.
+"""fabricd over kernel Soft-RoCE and Soft-iWARP: a ring of guests, three of them or $FABRIC_HOSTS.
 
 One ring serves all tests; each begins with all cables whole and all daemons running. When a test fails, the
 state and the logs of every guest are kept in kernel-guests/logs of the build directory, in a folder of the
@@ -193,6 +193,16 @@ class RingTest(unittest.TestCase):
                 say(text + f"state and logs of the guests: {ring.keep_state(self._testMethodName)}", "\n")
         return outcome
 
+    def transfer_file(self, source, destination):
+        """64 MiB, and their hash."""
+        ends = [ring[source], ring[destination]]
+        ends[0].run("""head -c 67108864 /dev/urandom >/tmp/file
+                       netstat -lnt | grep -q :5000 || httpd -p 5000 -h /tmp""")
+        ends[1].run(f"wget -q -O /tmp/file http://{ring.address(source)}:5000/file", timeout=300)
+        sizes_and_hashes = [end.run("stat -c %s /tmp/file; sha256sum </tmp/file; rm /tmp/file") for end in ends]
+        self.assertEqual(sizes_and_hashes[0].split()[0], "67108864")
+        self.assertEqual(*sizes_and_hashes)
+
     def answer(self, *names):
         """These hosts, or all, reach each other in IPv4 and IPv6."""
         ring.wait_for_all(60, list(names) or None)
@@ -252,11 +262,7 @@ class DefaultsTest(RingTest):
         wait_until(lambda: target.status("netstat -lnt | grep -q :5201")[0] == 0, what="iperf3 listens")
         report = json.loads(guest.run(f"iperf3 -c {ring.address(last)} -t 3 -J", timeout=120))
         self.assertGreater(report["end"]["sum_received"]["bytes"], 100_000, report["end"])
-        guest.run("head -c 67108864 /dev/urandom >/tmp/file; httpd -p 5000 -h /tmp")
-        self.assertEqual(target.run(f"""wget -q -O /tmp/file http://{ring.address('h1')}:5000/file
-                                        sha256sum </tmp/file""", timeout=180), guest.run("sha256sum </tmp/file"))
-        for end in [guest, target]:
-            self.assertEqual(end.run("stat -c %s /tmp/file; rm /tmp/file").strip(), "67108864")
+        self.transfer_file("h1", last)
 
 
 class ScaledTimersTest(RingTest):
@@ -431,9 +437,43 @@ class ScaledTimersTest(RingTest):
             guest.stop_fabricd()
             guest.run("rdma link delete rxe2; rdma link delete rxe3; ip link delete loop0")
 
+    # --- iWARP: one cable of the ring, the others stay RoCE
+
+    @undisturbed
+    def test_16_an_iwarp_cable_in_the_ring(self):
+        ends = [("h1", 1), ("h2", 0)]
+        try:
+            for name, n in ends:
+                ring[name].stop_fabricd()
+                ring[name].run(f"rdma link delete rxe{n}; rdma link add siw{n} type siw netdev nic{n}")
+                ring[name].start_fabricd(self.configuration)
+            wait_until(whole, what="the ring is whole")
+            for name, n in ends:
+                entry, other = port(name, n + 1), port(name, 2 - n)
+                self.assertEqual((entry["device"], entry["driver"], entry["facts"]["transport"]),
+                                 (f"siw{n}", "siw", "iWARP"))
+                self.assertEqual((other["driver"], other["facts"]["transport"]), ("rdma_rxe", "RoCE"))
+            self.answer()
+            before = times_up()
+            self.transfer_file("h1", "h2")
+            result, = ring["h2"].json("bw", "h1", "-n", "100", timeout=120)["results"]
+            self.assertGreater(result["bandwidth"]["received_frames"], 50, result)
+            self.assertEqual(times_up(), before)
+            # Something is lost in an announced cut too: a completion means that TCP has the message, no more.
+            self.break_and_heal(lambda: ring.cut("h1", "h2"), lambda: ring.mend("h1", "h2"), ["event", "peer"])
+            self.break_and_heal(lambda: ring.silence("h1", "h2"), lambda: ring.mend("h1", "h2"), ["heartbeat"])
+            ring["h2"].stop_fabricd("KILL")
+            self.assertEqual(wait_for_phase("h1", 2, "greeting")["last_detector"], "peer")
+            ring["h2"].start_fabricd(self.configuration)
+            wait_until(whole, what="the ring is whole")
+        finally:
+            for name, n in ends:
+                ring[name].stop_fabricd()
+                ring[name].run(f"rdma link delete siw{n}; rdma link add rxe{n} type rxe netdev nic{n}")
+
     # --- what is missing is named
 
-    def test_16_missing_module_and_adapter(self):
+    def test_17_missing_module_and_adapter(self):
         guest = ring["h1"]
         guest.stop_fabricd()
         guest.run("rmmod rdma_ucm")
@@ -455,7 +495,7 @@ class ScaledTimersTest(RingTest):
         self.assertEqual(status, 1, output)
         return output
 
-    def test_17_missing_permission_and_limits(self):
+    def test_18_missing_permission_and_limits(self):
         guest = ring["h1"]
         guest.run("mkdir -p /tmp/other; chown nobody /tmp/other; chmod 666 /dev/net/tun")
         self.assertIn("is another fabricd running on this host?", self.refuses(""))
