@@ -4,7 +4,7 @@
 //   2. kept state              and the number of this start, written back before anybody is told of it
 //   3. READY=1 to systemd      whoever needs the fabric asks for reachability, not for the process
 //   4. an adapter              waited for; a machine may load its driver later than it starts fabricd
-//   5. Host                    from here on everything is driven by events
+//   5. Host                    from here on everything is driven by events; adapters come and go
 //
 // SIGTERM and SIGINT take it down in the opposite order: neighbours are told, so that they turn their traffic
 // at once; addresses, routes and the interface go; the socket is removed last. The state stays.
@@ -22,7 +22,6 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <csignal>
-#include <set>
 
 #include "fabricd/control/answers.hpp"
 #include "fabricd/control/server.hpp"
@@ -34,8 +33,7 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr std::chrono::seconds kAdapterPoll{1};      ///< how often to look whether there is an adapter now
-constexpr std::chrono::seconds kNewAdapterPoll{10};  ///< how often to look for one that has come too late
+constexpr std::chrono::seconds kAdapterPoll{1};  ///< how often to look which adapters there are
 constexpr std::size_t kEventsKept = 2000;
 
 /// To stderr; without a time of its own where the journal adds one.
@@ -127,25 +125,17 @@ class Daemon {
       co_await pause.async_wait(asio::use_awaitable);
       devices = verbs::Device::names();
     }
-    std::set<std::string> known(devices.begin(), devices.end());
     host_ = std::make_unique<Host>(
-        io_, disk_, options_.configuration, directory_, state_, std::move(devices),
+        io_, disk_, options_.configuration, directory_, state_, devices,
         [this](EventLevel level, std::string kind, std::string text, boost::json::object facts) {
           record(level, std::move(kind), std::move(text), std::move(facts));
         });
     answers_.set_host(host_.get());
-    sd_notifyf(0, "STATUS=Running with %zu ports", host_->cables().size());
     for (;;) {
-      pause.expires_after(kNewAdapterPoll);
+      sd_notifyf(0, "STATUS=Running with %zu ports", host_->cables().size());
+      pause.expires_after(kAdapterPoll);
       co_await pause.async_wait(asio::use_awaitable);
-      for (const std::string& name : verbs::Device::names()) {
-        if (!known.insert(name).second) continue;
-        record(
-            EventLevel::warning, "adapter-late",
-            fmt::format("adapter {} has appeared after the start and is not used: systemctl restart fabricd",
-                        name),
-            {{"device", name}});
-      }
+      host_->follow_adapters(verbs::Device::names());
     }
   }
 

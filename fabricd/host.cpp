@@ -30,6 +30,7 @@
 #include <boost/asio/post.hpp>
 
 #include "fabricd/advice.hpp"
+#include "fabricd/forwarder/decision.hpp"
 #include "words/text.hpp"
 
 namespace fabric::daemon {
@@ -63,17 +64,26 @@ std::int64_t microseconds(Duration duration) {
 }  // namespace
 
 struct Host::Adapter {
-  Adapter(boost::asio::io_context& io, const std::string& name)
-      : device(name), watch(io, device.event_descriptor(), [this] { device.dispatch_events(); }) {}
+  struct Opened {
+    Opened(boost::asio::io_context& io, const std::string& name)
+        : device(name), watch(io, device.event_descriptor(), [this] { device.dispatch_events(); }) {}
 
-  verbs::Device device;
-  DescriptorWatch watch;
+    verbs::Device device;
+    DescriptorWatch watch;
+  };
+
+  std::string name;
+  std::shared_ptr<Opened> opened;  ///< null while the adapter is gone
+  std::uint8_t first = 0;          ///< PortIndex of its port 1; it keeps them when it comes back
+  unsigned ports = 0;
+  std::string trouble;  ///< that was recorded last, of opening it; empty: none now
 };
 
 struct Host::Port {
   PortIndex index;
-  std::string name;  ///< "mlx5_0/1"
-  // The channel's completion queue outlives the cable's queue pairs.
+  std::string name;        ///< "mlx5_0/1"
+  std::uint32_t cost = 0;  ///< configured; 0: from the rate
+  // Null while the adapter is gone. The channel's completion queue outlives the cable's queue pairs.
   std::unique_ptr<verbs::ControlChannel> channel;
   std::unique_ptr<DescriptorWatch> watch;
   std::unique_ptr<verbs::Cable> cable;
@@ -83,15 +93,21 @@ struct Host::Port {
   std::chrono::system_clock::time_point since = std::chrono::system_clock::now();
   std::string last_detector, last_reason;
   Lately lost;
+  /// While the adapter is gone, and until it is there for the first time: what is left to show.
+  verbs::CableStatus last_status;
+  verbs::ControlChannel::Counters last_control;
   std::string trouble;  ///< that was recorded last; empty: none now
   /// Received before this end was told that the connection is up.
   std::vector<std::vector<std::byte>> early;
+
+  [[nodiscard]] const verbs::CableStatus& status() const { return cable ? cable->status() : last_status; }
 };
 
 // --- Building
 
 Host::Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Configuration& configuration,
-           const StateDirectory& directory, State state, std::vector<std::string> devices, Record record)
+           const StateDirectory& directory, State state, const std::vector<std::string>& devices,
+           Record record)
     : io_(io),
       disk_(disk),
       configuration_(configuration),
@@ -105,45 +121,122 @@ Host::Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Co
   make_router();
   make_node();
   make_gateway();
-  std::uint8_t index = 0;
-  for (const auto& adapter : adapters_) {
-    for (unsigned port = 1; port <= adapter->device.port_count(); ++port) {
-      make_port(PortIndex(index++), adapter->device, static_cast<std::uint8_t>(port));
-    }
-  }
   feed(routing::TimerExpired{});
   if (state_.drained) feed(routing::DrainChanged{true});
-  const auto lids = base_lids();
-  for (const auto& port : ports_) {
-    if (!port) continue;
-    port->cable->set_lids(lids, routing::kLmc);
-    port->cable->start();
-  }
+  for (const auto& adapter : adapters_) make_ports(*adapter);
 }
 
 Host::~Host() {
   gateway_.reset();  // says goodbye on the LAN and over the ring, while there is one
   closing_ = true;
   for (const auto& port : ports_) {
-    if (port) port->cable->stop();
+    if (port && port->cable) port->cable->stop();
   }
 }
 
 void Host::open_adapters(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
+    adapters_.push_back(std::make_unique<Adapter>());
+    adapters_.back()->name = name;
     try {
-      adapters_.push_back(std::make_unique<Adapter>(io_, name));
+      open(*adapters_.back());
     } catch (const std::system_error& error) {
       throw std::runtime_error(advise(fmt::format("cannot open adapter {}", name), error));
     }
-    adapters_.back()->device.on_other_event([this, name](const ibv_async_event& event) {
-      record_(EventLevel::warning, "adapter-event",
-              fmt::format("{}: {}", name, ibv_event_type_str(event.event_type)), {{"device", name}});
-    });
   }
   guid_ = (*std::min_element(adapters_.begin(), adapters_.end(), [](const auto& a, const auto& b) {
-            return a->device.node_guid() < b->device.node_guid();
-          }))->device.node_guid();
+            return a->opened->device.node_guid() < b->opened->device.node_guid();
+          }))->opened->device.node_guid();
+}
+
+void Host::open(Adapter& adapter) {
+  auto opened = std::make_shared<Adapter::Opened>(io_, adapter.name);
+  const unsigned ports = opened->device.port_count();
+  if (ports > adapter.ports) {  // another one of that name has more ports than there are numbers for
+    unsigned used = 0;
+    for (const auto& other : adapters_) used = std::max(used, other->first + other->ports);
+    if (used + ports > kMaxPorts)
+      throw std::system_error(EMFILE, std::generic_category(), fmt::format("more than {} ports", kMaxPorts));
+    adapter.first = static_cast<std::uint8_t>(used);
+    adapter.ports = ports;
+  }
+  opened->device.on_other_event([this, &adapter](const ibv_async_event& event) {
+    record_(EventLevel::warning, "adapter-event",
+            fmt::format("{}: {}", adapter.name, ibv_event_type_str(event.event_type)),
+            {{"device", adapter.name}});
+    if (event.event_type != IBV_EVENT_DEVICE_FATAL) return;
+    // The context is dead, whatever becomes of the adapter: follow_adapters() opens it again.
+    boost::asio::post(io_, [weak = std::weak_ptr(self_), &adapter, failed = std::weak_ptr(adapter.opened)] {
+      const auto self = weak.lock();
+      if (self && !failed.expired()) (*self)->let_go(adapter, "has failed, or was taken out");
+    });
+  });
+  adapter.opened = std::move(opened);
+}
+
+void Host::follow_adapters(const std::vector<std::string>& names) {
+  for (const auto& adapter : adapters_)
+    if (adapter->opened && std::ranges::find(names, adapter->name) == names.end())
+      let_go(*adapter, "was taken out, or its driver unloaded");
+  for (const std::string& name : names) {
+    auto found = std::ranges::find(adapters_, name, [](const auto& adapter) { return adapter->name; });
+    if (found == adapters_.end()) {
+      adapters_.push_back(std::make_unique<Adapter>());
+      adapters_.back()->name = name;
+      found = std::prev(adapters_.end());
+    }
+    Adapter& adapter = **found;
+    if (adapter.opened) continue;
+    std::string trouble;
+    try {
+      open(adapter);
+      record_(EventLevel::info, "adapter-here", fmt::format("adapter {} is there", name), {{"device", name}});
+      make_ports(adapter);
+    } catch (const std::system_error& error) {
+      trouble = advise(fmt::format("cannot open adapter {}", name), error);
+    } catch (const std::runtime_error& error) {
+      trouble = error.what();
+    }
+    if (std::exchange(adapter.trouble, trouble) == trouble || trouble.empty()) continue;
+    record_(EventLevel::warning, "adapter-unusable", trouble, {{"device", name}});
+  }
+}
+
+void Host::let_go(Adapter& adapter, const std::string& reason) {
+  record_(EventLevel::warning, "adapter-gone", fmt::format("adapter {} {}", adapter.name, reason),
+          {{"device", adapter.name}});
+  for (unsigned i = 0; i < adapter.ports && adapter.first + i < ports_.size(); ++i)
+    if (const auto& port = ports_[adapter.first + i])
+      let_go(*port, fmt::format("The adapter {}. Once it is there again, it is used again.", reason));
+  adapter.opened.reset();
+}
+
+void Host::let_go(Port& port, const std::string& reason) {
+  if (!port.cable) return;
+  port.last_status = port.cable->status();
+  port.last_status.phase = verbs::CablePhase::no_device;
+  port.last_status.reason = reason;
+  port.last_status.state = "Down";
+  port.last_status.neighbour.reset();
+  port.last_control = port.channel->counters();
+  // What it still has to say of itself is of no interest.
+  auto cable = std::move(port.cable);
+  cable->reset("event", "the adapter is gone");
+  cable->stop();
+  cable.reset();
+  port.watch.reset();
+  port.channel.reset();
+  forwarder_->release(port.index);
+}
+
+void Host::make_ports(Adapter& adapter) {
+  std::exception_ptr failure;  // of one port; the others are made all the same
+  for (std::uint8_t i = 0; i < adapter.opened->device.port_count(); ++i) try {
+      make_port(PortIndex(adapter.first + i), adapter.opened->device, i + 1);
+    } catch (const std::runtime_error&) {
+      failure = std::current_exception();
+    }
+  if (failure) std::rethrow_exception(failure);
 }
 
 void Host::make_forwarder() {
@@ -151,7 +244,7 @@ void Host::make_forwarder() {
   settings.device = configuration_.network.interface;
   settings.mtu = configuration_.network.mtu;
   settings.ports = 0;
-  for (const auto& adapter : adapters_) settings.ports += adapter->device.port_count();
+  for (const auto& adapter : adapters_) settings.ports += adapter->ports;
   settings.receive_buffers = configuration_.forwarder.receive_buffers;
   settings.send_buffers = configuration_.forwarder.send_buffers;
   settings.spin = configuration_.forwarder.spin;
@@ -185,13 +278,6 @@ void Host::make_node() {
   settings.multipath = configuration_.routing.multipath;
   settings.timers.keepalive = configuration_.timers.keepalive;
   settings.timers.dead = configuration_.timers.dead;
-  std::uint8_t index = 0;
-  for (const auto& adapter : adapters_) {
-    for (unsigned port = 1; port <= adapter->device.port_count(); ++port, ++index) {
-      const std::uint32_t cost = configuration_.ports.cost_of(adapter->device.name(), port);
-      if (cost != 0) settings.costs[PortIndex(index)] = cost;
-    }
-  }
   const bool kept = !state_.lids.entries.empty();
   node_ = std::make_unique<routing::Node>(settings, kept ? std::optional(state_.lids) : std::nullopt);
 }
@@ -249,15 +335,17 @@ void Host::make_gateway() {
 
 void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device_port) {
   const std::string name = fmt::format("{}/{}", device.name(), device_port);
-  ports_.push_back(nullptr);
+  if (ports_.size() <= index.value()) ports_.resize(index.value() + 1U);
   if (!configuration_.ports.wanted(device.name(), device_port)) {
-    ignored_.push_back(name);
+    if (std::ranges::find(ignored_, name) == ignored_.end()) ignored_.push_back(name);
     return;
   }
+  std::unique_ptr<Port>& port = ports_[index.value()];
+  if (!port) port = std::make_unique<Port>();
   try {
-    auto port = std::make_unique<Port>();
     port->index = index;
     port->name = name;
+    port->cost = configuration_.ports.cost_of(device.name(), device_port);
     verbs::CableResources resources = forwarder_->resources(index, device.context());
 
     Port* self = port.get();
@@ -305,9 +393,19 @@ void Host::make_port(PortIndex index, verbs::Device& device, std::uint8_t device
                                                configuration_.subnet.m_key};
       port->cable = make_infiniband_cable(io_, device, cable, resources, callbacks);
     }
-    ports_.back() = std::move(port);
+    port->cable->set_lids(base_lids(), routing::kLmc);
+    port->cable->start();
   } catch (const std::system_error& error) {
-    throw std::runtime_error(advise(fmt::format("cannot use port {}", name), error));
+    const std::string trouble = advise(fmt::format("cannot use port {}", name), error);
+    port->watch.reset();
+    port->channel.reset();
+    forwarder_->release(index);
+    port->last_status = {.phase = verbs::CablePhase::no_device,
+                         .reason = trouble,
+                         .device = device.name(),
+                         .device_port = device_port,
+                         .state = "Down"};
+    throw std::runtime_error(trouble);
   }
 }
 
@@ -332,7 +430,7 @@ void Host::cable_up(Port& port, const verbs::Connection& connection) {
   feed(routing::CableUp{port.index,
                         {neighbour.host, neighbour.name, neighbour.port, neighbour.incarnation},
                         connection.rate,
-                        0});
+                        port.cost});
   for (auto& message : std::exchange(port.early, {})) {
     feed(routing::MessageReceived{port.index, std::move(message)});
   }
@@ -382,7 +480,7 @@ void Host::give_up(PortIndex index, const std::string& detector, const std::stri
     const auto self = weak.lock();
     if (!self) return;
     Port& port = *(*self)->ports_[index.value()];
-    if (port.connected && port.times_up == connection) port.cable->reset(detector, reason);
+    if (port.connected && port.cable && port.times_up == connection) port.cable->reset(detector, reason);
   });
 }
 
@@ -404,11 +502,13 @@ void Host::feed(routing::Event event) {
 }
 
 void Host::perform(const routing::SendMessage& action) {
-  if (const auto& port = ports_[action.port.value()]) port->channel->send(action.message);
+  if (const auto& port = ports_[action.port.value()]; port && port->channel)
+    port->channel->send(action.message);
 }
 
 void Host::perform(const routing::ResetCable& action) {
-  if (const auto& port = ports_[action.port.value()]) port->cable->reset("heartbeat", action.reason);
+  if (const auto& port = ports_[action.port.value()]; port && port->cable)
+    port->cable->reset("heartbeat", action.reason);
 }
 
 void Host::perform(const routing::LidsAgreed& action) {
@@ -416,7 +516,7 @@ void Host::perform(const routing::LidsAgreed& action) {
   save_state();
   const auto lids = base_lids();
   for (const auto& port : ports_) {
-    if (port) port->cable->set_lids(lids, routing::kLmc);
+    if (port && port->cable) port->cable->set_lids(lids, routing::kLmc);
   }
 }
 
@@ -469,7 +569,7 @@ void Host::perform(const routing::Notice& action) {
 void Host::schedule() {
   std::optional<TimePoint> earliest = node_->next_timer();
   for (const auto& port : ports_) {
-    const auto tick = port ? port->channel->next_tick() : std::nullopt;
+    const auto tick = port && port->channel ? port->channel->next_tick() : std::nullopt;
     if (tick && (!earliest || *tick < *earliest)) earliest = tick;
   }
   if (earliest == timer_at_) return;
@@ -488,7 +588,7 @@ void Host::schedule() {
 
 void Host::timer_expired() {
   for (const auto& port : ports_) {
-    const auto tick = port ? port->channel->next_tick() : std::nullopt;
+    const auto tick = port && port->channel ? port->channel->next_tick() : std::nullopt;
     if (tick && *tick <= now()) port->channel->tick(now());
   }
   const auto due = node_->next_timer();
@@ -620,7 +720,8 @@ std::vector<Host::CableOf> Host::cables() const {
   std::vector<CableOf> result;
   for (const auto& port : ports_) {
     if (!port) continue;
-    result.push_back({port->index, port->cable->status(), port->channel->counters(), port->times_up,
+    result.push_back({port->index, port->status(),
+                      port->channel ? port->channel->counters() : port->last_control, port->times_up,
                       port->since, port->connected, port->last_detector, port->last_reason,
                       port->lost.count(now())});
   }
@@ -637,7 +738,7 @@ std::vector<std::string> Host::problems() const {
   if (!state_problem_.empty()) problems.push_back(state_problem_);
   for (const auto& port : ports_) {
     if (!port) continue;
-    const verbs::CableStatus& status = port->cable->status();
+    const verbs::CableStatus& status = port->status();
     if (status.phase == verbs::CablePhase::no_device || status.phase == verbs::CablePhase::refused) {
       problems.push_back(fmt::format("{}: {}", port->name, status.reason));
     }

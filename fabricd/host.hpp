@@ -68,7 +68,10 @@ class Host {
   /// Opens the adapters, makes the network interface and brings the cables up. `state` is what was kept;
   /// `disk` writes it. Throws std::runtime_error with a sentence that says what to do.
   Host(boost::asio::io_context& io, boost::asio::thread_pool& disk, const Configuration& configuration,
-       const StateDirectory& directory, State state, std::vector<std::string> devices, Record record);
+       const StateDirectory& directory, State state, const std::vector<std::string>& devices, Record record);
+  /// Tells which adapters the machine has now (verbs::Device::names()): one that is gone is let go of, one
+  /// that is new or back is opened, and its cables come up.
+  void follow_adapters(const std::vector<std::string>& names);
   /// Says goodbye to the neighbours and removes addresses, routes and the interface.
   ~Host();
   Host(const Host&) = delete;
@@ -112,10 +115,13 @@ class Host {
   /// @}
 
  private:
+  struct Adapter;
   struct Port;
 
   // Building
   void open_adapters(const std::vector<std::string>& names);
+  void open(Adapter& adapter);
+  void make_ports(Adapter& adapter);
   void make_forwarder();
   void make_node();
   void make_router();
@@ -123,6 +129,8 @@ class Host {
   void set_kernel(const std::string& name, const std::string& value);
   void make_gateway();
   void make_port(PortIndex index, verbs::Device& device, std::uint8_t device_port);
+  void let_go(Adapter& adapter, const std::string& reason);
+  void let_go(Port& port, const std::string& reason);
 
   // Cable callbacks
   void cable_up(Port& port, const verbs::Connection& connection);
@@ -161,8 +169,7 @@ class Host {
   Guid guid_;
 
   // In the order of their dependence: what is below is destroyed first.
-  struct Adapter;
-  std::vector<std::unique_ptr<Adapter>> adapters_;
+  std::vector<std::unique_ptr<Adapter>> adapters_;  ///< also those that are gone
   std::unique_ptr<Forwarder> forwarder_;
   std::unique_ptr<DescriptorWatch> forwarder_watch_;
   std::unique_ptr<KernelInterface> kernel_;

@@ -38,6 +38,8 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  // Else rdma-core keeps what was made on an adapter that has been taken out.
+  setenv("RDMAV_ALLOW_DISASSOC_DESTROY", "1", 1);
   try {
     if (!config.empty()) options.configuration = fabric::daemon::load_configuration(config);
     if (check) {

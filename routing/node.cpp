@@ -199,9 +199,7 @@ class Node::Implementation {
       return;
     }
     if (now_ < stand_back_until_) return;
-    std::uint32_t cost = event.cost != 0 ? event.cost : cost_of(event.rate);
-    if (const auto configured = settings_.costs.find(event.port); configured != settings_.costs.end())
-      cost = configured->second;
+    const std::uint32_t cost = event.cost != 0 ? event.cost : cost_of(event.rate);
     adjacency.connect(now_, event, std::clamp(cost, 1u, kMaxCost));
 
     // Another neighbour than the remembered one: that cable is no more.

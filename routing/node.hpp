@@ -49,7 +49,7 @@ struct CableUp {
   PortIndex port;
   Neighbour neighbour;
   std::uint64_t rate = 0;  ///< bit/s
-  std::uint32_t cost = 0;  ///< 0: from the rate
+  std::uint32_t cost = 0;  ///< of sending over it; 0: 10^12 / rate, at least 1
 };
 struct CableDown {
   PortIndex port;
@@ -149,11 +149,9 @@ struct NodeSettings {
   std::uint32_t incarnation = 0;  ///< grows with each start: seconds of the wall clock will do
   std::uint8_t priority = 0;      ///< the highest becomes the one who assigns LIDs; then the lower GUID
   HostIndex preferred = kNoHost;  ///< kNoHost: what was agreed before, else the number at the end of the name
-  /// Cost of sending over a port; ports not listed take CableUp::cost, or else 10^12 / rate (at least 1).
-  std::map<PortIndex, std::uint32_t> costs;
-  std::vector<Prefix> prefixes;  ///< as in PrefixesChanged
-  bool multipath = true;         ///< spread lanes over both ways where their costs are equal
-  std::uint8_t lanes = 16;       ///< 1..16
+  std::vector<Prefix> prefixes;   ///< as in PrefixesChanged
+  bool multipath = true;          ///< spread lanes over both ways where their costs are equal
+  std::uint8_t lanes = 16;        ///< 1..16
   NodeTimers timers;
 };
 

@@ -144,8 +144,8 @@ void DataThread::prepare(PortIndex port, ibv_qp* qp) {
 void DataThread::attach(PortIndex port, ibv_qp* qp, std::uint64_t rate) {
   send_and_wait({.kind = Command::Kind::attach, .port = port, .qp = qp, .rate = rate});
 }
-void DataThread::detach(PortIndex port) {
-  send_and_wait({.kind = Command::Kind::detach, .port = port});
+void DataThread::detach(PortIndex port, std::chrono::milliseconds drain) {
+  send_and_wait({.kind = Command::Kind::detach, .port = port, .drain = drain});
 }
 
 void DataThread::publish(std::unique_ptr<const Snapshot> snapshot) {
@@ -179,8 +179,8 @@ std::optional<ibv_wc_status> DataThread::take_suspect(PortIndex port) {
 void DataThread::run() {
   pthread_setname_np(pthread_self(), "forwarder");
   prctl(PR_SET_TIMERSLACK, 1);
-  // Before the programs whose packets it carries, as the kernel's own forwarding would be. Without the right to
-  // it goes on as it is.
+  // Before the programs whose packets it carries, as the kernel's own forwarding would be. Without the right
+  // to it goes on as it is.
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kPriority);
   TimePoint last_work = now();
   while (!stopping_) {
@@ -266,15 +266,14 @@ void DataThread::obey(const Command& command) {
   switch (command.kind) {
     case Kind::open: {
       Port& port = port_at(command.port);
+      take_back(command.port);
       port.queues = command.queues;
       port.armed = false;
       break;
     }
     case Kind::prepare: {
       Port& port = port_at(command.port);
-      // The queue pair before this one is destroyed, so what it did not give back is free.
-      for (Slot slot = 0; slot < slots_.size(); ++slot)
-        if (slots_[slot].posted_on == command.port) give(slot);
+      take_back(command.port);
       port.qp = command.qp;
       port.state = Port::State::prepared;
       ++port.attachment;
@@ -301,7 +300,7 @@ void DataThread::obey(const Command& command) {
       break;
     }
     case Kind::detach:
-      return begin_drain(command.port);
+      return begin_drain(command.port, command.drain);
     case Kind::publish:
       if (snapshot_ != nullptr) retired_.push(snapshot_);
       snapshot_ = command.snapshot;
@@ -323,6 +322,12 @@ void DataThread::signal_event() {
 }
 
 // --- ports ----------------------------------------------------------------------------------------------
+
+/// The port's last queue pair is destroyed, so what it did not give back is free.
+void DataThread::take_back(PortIndex port) {
+  for (Slot slot = 0; slot < slots_.size(); ++slot)
+    if (slots_[slot].posted_on == port) give(slot);
+}
 
 bool DataThread::poll_port(PortIndex index) {
   Port& port = port_at(index);
@@ -502,7 +507,7 @@ void DataThread::turn_queue(PortIndex index) {
   port.counters[PortCounter::queued].set(0);
 }
 
-void DataThread::begin_drain(PortIndex index) {
+void DataThread::begin_drain(PortIndex index, Duration limit) {
   Port& port = port_at(index);
   if (port.state == Port::State::idle) return done_.release();
   const bool was_attached = port.state == Port::State::attached;
@@ -510,7 +515,7 @@ void DataThread::begin_drain(PortIndex index) {
   while (poll_port(index)) {
   }  // what has succeeded so far has succeeded
   if (was_attached) turn_queue(index);
-  port.drain_until = now() + Forwarder::kDrainLimit;
+  port.drain_until = now() + limit;
 }
 
 void DataThread::finish_drain(PortIndex index) {

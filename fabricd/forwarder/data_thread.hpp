@@ -79,10 +79,12 @@ class DataThread final : Outlet {
     ibv_comp_channel* channel = nullptr;
     std::uint32_t lkey = 0;
   };
-  void open(PortIndex, Queues);  ///< waits until it is done, as do all that follow but publish and begin
+  /// Waits until it is done, as do all that follow but publish and begin. Without queues: closes.
+  void open(PortIndex, Queues);
   void prepare(PortIndex, ibv_qp*);
   void attach(PortIndex, ibv_qp*, std::uint64_t rate);
-  void detach(PortIndex);
+  void detach(PortIndex,
+              std::chrono::milliseconds drain);  ///< `drain`: wait at most so long for flushed receives
   void publish(std::unique_ptr<const Snapshot>);
   void begin(Measurement&);
   void stop();
@@ -107,6 +109,7 @@ class DataThread final : Outlet {
     PortIndex port = kNoPort;
     ibv_qp* qp = nullptr;
     std::uint64_t rate = 0;
+    Duration drain{};
     Queues queues;
     const Snapshot* snapshot = nullptr;
     Measurement* measurement = nullptr;
@@ -153,6 +156,7 @@ class DataThread final : Outlet {
 
   // --- ports
   [[nodiscard]] Port& port_at(PortIndex port) const { return *ports_[port.value()]; }
+  void take_back(PortIndex);
   bool poll_port(PortIndex);
   void received(PortIndex, Slot, std::uint32_t length);
   void post_receives(Port&, PortIndex, const Slot* slots, std::size_t count);
@@ -160,7 +164,7 @@ class DataThread final : Outlet {
   void flush(PortIndex);
   void fail(PortIndex, ibv_wc_status);
   void turn_queue(PortIndex);
-  void begin_drain(PortIndex);
+  void begin_drain(PortIndex, Duration limit);
   void finish_drain(PortIndex);
   bool enqueue(PortIndex egress, Slot, std::uint32_t length);
   [[nodiscard]] bool above_local_limit(const Port&) const;

@@ -1,5 +1,7 @@
 #include "fabricd/forwarder/forwarder.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <stdexcept>
 #include <utility>
@@ -74,6 +76,14 @@ std::string Forwarder::device_offloads() const {
 
 verbs::CableResources Forwarder::resources(PortIndex port, ibv_context* context) {
   if (port.value() >= kMaxPorts) throw verbs::VerbsError(EINVAL, "port " + std::to_string(port.value()));
+  const auto others = std::count_if(p_->ports.begin(), p_->ports.end(), [&](const auto& entry) {
+    return entry.first != port && entry.second.context != nullptr;
+  });
+  const std::size_t received = static_cast<std::size_t>(others + 1) * p_->configuration.receive_buffers;
+  if (static_cast<std::size_t>(others) >= p_->configuration.ports && received > p_->arena.size() / 3 * 2)
+    throw verbs::VerbsError(ENOBUFS, fmt::format("the frame buffers were made for {} ports when fabricd was "
+                                                 "started; restart it to use more",
+                                                 p_->configuration.ports));
   Private::Adapter& adapter = p_->adapters[context];
   if (!adapter.pd) adapter.pd.reset(verbs::checked(ibv_alloc_pd(context), "ibv_alloc_pd"));
   if (!adapter.region) adapter.region = p_->arena.register_with(adapter.pd.get());
@@ -118,11 +128,23 @@ void Forwarder::detach(PortIndex port) {
   if (found == p_->ports.end() || found->second.qp == nullptr) return;
   ibv_qp_attr attributes{};
   attributes.qp_state = IBV_QPS_ERR;
-  // Flushes what is posted; fails only where the queue pair is in that state already or its adapter is gone.
-  ibv_modify_qp(found->second.qp, &attributes, IBV_QP_STATE);
+  // Flushes what is posted. It fails where the adapter is gone, and then there is nothing to wait for.
+  const bool flushes = ibv_modify_qp(found->second.qp, &attributes, IBV_QP_STATE) == 0;
   found->second.qp = nullptr;
-  p_->data.detach(port);
+  p_->data.detach(port, flushes ? kDrainLimit : std::chrono::milliseconds(0));
   p_->data.take_suspect(port);  // of no interest any more
+}
+
+void Forwarder::release(PortIndex port) {
+  const auto found = p_->ports.find(port);
+  if (found == p_->ports.end() || found->second.context == nullptr) return;
+  detach(port);
+  p_->data.open(port, {});
+  ibv_context* const context = std::exchange(found->second.context, nullptr);
+  found->second.cq.reset();
+  found->second.channel.reset();
+  if (std::ranges::none_of(p_->ports, [&](const auto& entry) { return entry.second.context == context; }))
+    p_->adapters.erase(context);
 }
 
 void Forwarder::publish(std::shared_ptr<const routing::ForwardingState> state) {

@@ -6,6 +6,7 @@
 //   prepare()              queue pairs in INIT: posts the receive buffers
 //   attach()               in RTS: frames flow
 //   detach()               when it returns the data thread has let go of the queue pair
+//   release()              when the adapter goes: nothing of it is left here
 //
 // in any order of repetition: prepare, detach, prepare, attach, detach ...
 #pragma once
@@ -85,7 +86,8 @@ class Forwarder {
   /// @{
   /// Protection domain, data completion queue and capacities for the port's data queue pair; the control ones
   /// are left alone (verbs::ControlChannel::fill). The first call for a context registers the buffers with
-  /// it. Throws verbs::VerbsError.
+  /// it. Throws verbs::VerbsError; ENOBUFS where ports that have come later would leave too few buffers to
+  /// send.
   verbs::CableResources resources(PortIndex port, ibv_context* context);
   void prepare(PortIndex port, ibv_qp* data);
   void attach(PortIndex port, ibv_qp* data, std::uint64_t rate);
@@ -93,6 +95,9 @@ class Forwarder {
   /// data thread has let go (microseconds; at most `kDrainLimit`). Does nothing where the port has none.
   void detach(PortIndex port);
   static constexpr std::chrono::milliseconds kDrainLimit{50};
+  /// Gives back what resources() has made on the port's adapter, and the buffers registered with it when it
+  /// is the adapter's last port. The port's queue pairs have been destroyed. resources() makes it anew.
+  void release(PortIndex port);
   /// @}
 
   /// The data path uses this state from its next round on.

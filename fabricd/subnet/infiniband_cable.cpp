@@ -258,6 +258,7 @@ class InfinibandCable final : public verbs::Cable {
         mad_port_.emplace(device_.name(), configuration_.device_port, false);
         settings_.manage = false;
       }
+      settings_.port_guid = device_.port_guid(configuration_.device_port);
       descriptor_.assign(mad_port_->descriptor());
     } catch (const std::system_error& error) {
       mad_port_.reset();
@@ -270,7 +271,6 @@ class InfinibandCable final : public verbs::Cable {
     reason_ = settings_.manage ? "" : "Another program on this host is the subnet manager of this port.";
     port_life_ = std::make_shared<int>();
     settings_.first_tid = random_number();
-    settings_.port_guid = device_.port_guid(configuration_.device_port);
     manager_.emplace(settings_);
     handshake_.emplace(configuration_.identity);
     device_.on_port_event(configuration_.device_port,

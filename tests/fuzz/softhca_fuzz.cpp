@@ -41,7 +41,8 @@ class Lab : public Model::Surroundings, public KernelMad::Users {
   }
 
   void port_event(PortNumber, ibv_event_type) override {}
-  void device_fatal(unsigned, unsigned) override {}
+  void adapter_removed(unsigned, unsigned) override {}
+  void adapter_inserted(unsigned, unsigned) override {}
   void received(PortNumber port, const Packet& packet) override {
     FUZZ_REQUIRE(++packets_ < 100000);
     kernel_.receive(now_, port, packet);
@@ -165,7 +166,7 @@ class Lab : public Model::Surroundings, public KernelMad::Users {
       case 3:
         return model_.flap(now_, port, std::chrono::milliseconds(in.byte()));
       case 4:
-        return model_.reset_hca(now_, in.below(2), 0);
+        return model_.reset_hca(now_, in.below(2), 0, std::chrono::milliseconds(in.byte()));
       case 5:
         return model_.set_faults(port, {.delay_ns = in.number<std::uint32_t>(),
                                         .loss_ppm = in.byte() * 1000U,

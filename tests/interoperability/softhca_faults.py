@@ -220,6 +220,14 @@ class EndOfTraffic(unittest.TestCase):
         wait_for(lambda: sum(len(host["clients"]) for host in self.lab.control("status")["hosts"]) == 1,
                  "only OpenSM is left")
 
+    def test_peer_loses_its_adapter(self):
+        """The adapter that is put in again knows nothing of the queue pair."""
+        self.lab.control("remove", host="h1")
+        self.lab.control("insert", host="h1")
+        self.lab.stop(self.manager)
+        self.lab.opensm(1, 2)
+        self.expect_retry_exceeded()
+
     def test_own_power_is_cut(self):
         """The queues of a process are its own until it ends, whatever becomes of the adapter."""
         self.lab.control("power", host="h2", on=False)
@@ -265,11 +273,66 @@ class Events(unittest.TestCase):
         self.assertEqual(self.lab.port("h1/2")["counters"]["link_downed"], 20)
 
     def test_reset(self):
-        self.lab.control("reset", host="h2")
+        self.lab.control("reset", host="h2", ms=10)
         self.expect("IBV_EVENT_DEVICE_FATAL")
+        wait_for(lambda: self.lab.port("h1/2")["state"] == "Init", "the adapter starts anew")
         port = self.lab.port("h2/1")
         self.assertEqual((port["state"], port["lid"], port["sm_lid"]), ("Init", 0, 0))
-        self.assertEqual(self.lab.port("h1/2")["state"], "Init")  # the neighbour has seen the link go
+
+
+class Removal(unittest.TestCase):
+    """An adapter is taken out, and put in again, while programs use it."""
+
+    def setUp(self):
+        self.lab = self.enterContext(Lab())
+        self.manager = self.lab.opensm(1, 2)
+
+    def remove_under(self, again=False, **environment):
+        """Takes the adapter of h2 out while verbs_removed uses it; what that has to say of it."""
+        program = subprocess.Popen([os.path.join(self.lab.build, "tests", "verbs_removed"), "softhca0/1"],
+                                   env=self.lab.environment("h2") | environment, text=True, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.lab.processes.append(program)
+        self.assertEqual(program.stdout.readline(), "ready\n")
+        self.lab.control("remove", host="h2")
+        if again:
+            self.lab.control("insert", host="h2")
+            self.activate()
+        said, _ = program.communicate("go\n", timeout=softhca_lab.DEADLINE)
+        self.assertEqual((said, program.returncode), ("done\n", 0))
+
+    def activate(self):
+        self.lab.stop(self.manager)
+        self.manager = self.lab.opensm(1, 2)
+
+    def test_what_is_open_is_dead(self):
+        self.remove_under()
+
+    def test_what_is_open_stays_dead_when_the_adapter_is_back(self):
+        self.remove_under(again=True, RDMAV_ALLOW_DISASSOC_DESTROY="1")
+
+    def test_what_the_tools_see(self):
+        self.assertIn("softhca0", self.lab.run("h2", "ibv_devices"))
+        self.lab.control("remove", host="h2")
+        self.assertNotIn("softhca0", self.lab.run("h2", "ibv_devices"))
+        self.assertEqual(self.lab.run("h2", "ibstat", "-l"), "")
+        self.assertEqual(self.lab.run("h2", "ls", "/sys/class/infiniband"), "")
+        self.lab.run("h2", "smpquery", "-D", "nodeinfo", "0", status=1)
+        self.assertEqual((self.lab.port("h1/2")["state"], self.lab.port("h2/1")["state"]), ("Down", "Down"))
+        self.lab.control("insert", host="h2")
+        self.activate()
+        self.assertIn("State: Active", self.lab.run("h2", "ibstat", "softhca0", "1"))
+        self.lab.run("h2", "smpquery", "-D", "nodeinfo", "0,1")
+
+    def test_subnet_manager_goes_with_its_adapter(self):
+        """Its IsSM bit too, also when the adapter is back and it has not noticed."""
+        self.lab.stop(self.manager)
+        self.lab.opensm(2, 1)
+        wait_for(lambda: self.lab.port("h2/1")["issm"], "OpenSM says that it is there")
+        self.lab.control("remove", host="h2")
+        self.lab.control("insert", host="h2")
+        self.assertFalse(self.lab.port("h2/1")["issm"])
+        wait_for(lambda: self.lab.port("h2/1")["state"] == "Init", "the adapter starts anew")
 
 
 class LabFiles(unittest.TestCase):

@@ -111,7 +111,7 @@ class Ring {
     ibv_qp_attr attributes{};
     attributes.qp_state = IBV_QPS_ERR;
     ibv_modify_qp(host.pairs[port], &attributes, IBV_QP_STATE);
-    host.data.detach(port);
+    host.data.detach(port, Forwarder::kDrainLimit);
   }
   void disconnect(unsigned i) {
     detach(at(i), kRight);

@@ -53,8 +53,11 @@ struct Pair {
       : a(std::move(x), std::move(kept)), b(std::move(y)) {
     exchange(a.handle(now, TimerExpired{}), b.handle(now, TimerExpired{}));
   }
-  void join(unsigned port) {
-    exchange(a.handle(now, cable(port, static_cast<unsigned>(b.settings().guid.value()), port)),
+  /// `cost` is a's, of sending over it; 0: from the rate.
+  void join(unsigned port, std::uint32_t cost = 0) {
+    CableUp from_a = cable(port, static_cast<unsigned>(b.settings().guid.value()), port);
+    from_a.cost = cost;
+    exchange(a.handle(now, from_a),
              b.handle(now, cable(port, static_cast<unsigned>(a.settings().guid.value()), port)));
   }
   void cut(unsigned port) {
@@ -174,10 +177,8 @@ TEST(Node, MultipathCanBeOff) {
 }
 
 TEST(Node, ConfiguredCostsCount) {
-  NodeSettings first = settings_of(1);
-  first.costs[PortIndex(0)] = 50;
-  Pair pair(first);
-  pair.join(0);
+  Pair pair;
+  pair.join(0, 50);
   pair.join(1);
   pair.run_until(at(100));
   const auto& route = pair.a.forwarding()->hosts.at(2);

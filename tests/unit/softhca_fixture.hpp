@@ -27,7 +27,8 @@ class ModelFixture : public ::testing::Test, public Model::Surroundings {
       : memory(std::make_unique<LabMemory>()), model(chain(hosts), *memory, seed, *this) {}
 
   void port_event(PortNumber port, ibv_event_type event) override { events.emplace_back(port, event); }
-  void device_fatal(unsigned host, unsigned) override { fatal.push_back(host); }
+  void adapter_removed(unsigned host, unsigned) override { removed.push_back(host); }
+  void adapter_inserted(unsigned host, unsigned) override { inserted.push_back(host); }
   void received(PortNumber port, const Packet& packet) override { to_software.emplace_back(port, packet); }
 
   /// Port `number` of host `host`, both from 1.
@@ -134,7 +135,7 @@ class ModelFixture : public ::testing::Test, public Model::Surroundings {
 
   std::unique_ptr<LabMemory> memory;
   std::vector<std::pair<PortNumber, ibv_event_type>> events;
-  std::vector<unsigned> fatal;
+  std::vector<unsigned> removed, inserted;  ///< hosts whose adapter it was
   std::vector<std::pair<PortNumber, Packet>> to_software;
   TimePoint now{};
   Model model;

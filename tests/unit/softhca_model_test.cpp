@@ -109,11 +109,35 @@ TEST_F(Links, FlapComesBackAfterItsTime) {
 
 TEST_F(Links, ResetOfTheAdapter) {
   bring_up();
-  model.reset_hca(now, 1, 0);
-  EXPECT_EQ(fatal, std::vector<unsigned>{1});
+  const std::uint32_t before = shared(port(2, 1)).insertion;
+  model.reset_hca(now, 1, 0, std::chrono::milliseconds(50));
+  EXPECT_EQ(removed, std::vector<unsigned>{1});
+  advance(std::chrono::milliseconds(49));
+  EXPECT_EQ(shared(port(2, 1)).insertion, 0u);
+  EXPECT_EQ(shared(port(1, 2)).state, IBV_PORT_DOWN);
+  EXPECT_TRUE(inserted.empty());
+  advance(std::chrono::milliseconds(1));
+  EXPECT_EQ(inserted, std::vector<unsigned>{1});
   EXPECT_EQ(shared(port(2, 1)).lid, 0u);
   EXPECT_EQ(shared(port(2, 1)).state, IBV_PORT_INIT);
+  EXPECT_NE(shared(port(2, 1)).insertion, before);
+  EXPECT_EQ(shared(port(2, 2)).insertion, shared(port(2, 1)).insertion);
   EXPECT_EQ(shared(port(1, 2)).counters.link_downed, 1u);
+}
+
+TEST_F(Links, AdapterThatIsTakenOutDoesNothing) {
+  bring_up();
+  model.remove_hca(now, 1, 0);
+  model.remove_hca(now, 1, 0);
+  EXPECT_EQ(removed, std::vector<unsigned>{1});
+  EXPECT_EQ(shared(port(1, 2)).state, IBV_PORT_DOWN);
+  EXPECT_EQ(shared(port(1, 2)).carrier, 0u);
+  to_software.clear();
+  send_smp(port(2, 1), directed(smp(kMethodGet, IB_ATTR_NODE_INFO), {}));
+  advance(std::chrono::milliseconds(10));
+  EXPECT_TRUE(to_software.empty());
+  model.insert_hca(now, 1, 0);
+  EXPECT_EQ(shared(port(1, 2)).state, IBV_PORT_INIT);
 }
 
 TEST_F(Links, WhatIsInFlightIsLostWithTheLight) {

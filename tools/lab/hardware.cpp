@@ -14,6 +14,8 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr std::chrono::milliseconds kResetTime{100};  ///< until a failed adapter is there again
+
 json::object ask(const std::filesystem::path& socket, const json::object& request) {
   std::string answer;
   try {
@@ -79,8 +81,10 @@ void Hardware::set_faults(const std::string& a, const std::string& b, const Faul
   ask(socket_, request);
 }
 
-void Hardware::reset(const std::string& host) const {
-  ask(socket_, {{"op", "reset"}, {"host", host}});
+void Hardware::change_adapter(const std::string& what, const std::string& host, unsigned adapter) const {
+  json::object request{{"op", what}, {"host", host}, {"hca", adapter}};
+  if (what == "reset") request["ms"] = kResetTime.count();
+  ask(socket_, request);
 }
 
 void Hardware::power_off(const std::string& host, bool silent) const {

@@ -31,8 +31,9 @@ class Hardware {
   };
   /// Of what is sent into a cable from now on: by one end, where b is empty, or by both.
   void set_faults(const std::string& a, const std::string& b, const Faults& faults) const;
-  /// An adapter fails and starts anew: programs on it get IBV_EVENT_DEVICE_FATAL.
-  void reset(const std::string& host) const;
+  /// "remove", "insert" or "reset" (it fails, and its driver starts it anew) the adapter of that number.
+  /// Programs on it get IBV_EVENT_DEVICE_FATAL.
+  void change_adapter(const std::string& what, const std::string& host, unsigned adapter) const;
   /// The host's power. Silent: the neighbours' ports keep their link.
   void power_off(const std::string& host, bool silent) const;
   void power_on(const std::string& host) const;

@@ -120,8 +120,15 @@ int main(int argc, char** argv) {
   auto* kill = app.add_subcommand("kill", "Switch a host's power off: its processes die, its ports go dark.");
   auto* start = app.add_subcommand("start", "Switch it on again, and start its fabricd.");
   for (auto* verb : {kill, start}) verb->add_option("host", host)->required();
-  auto* reset = app.add_subcommand("reset", "A host's adapter fails and starts anew (first adapter).");
-  reset->add_option("host", host)->required();
+  unsigned adapter = 0;
+  auto* remove =
+      app.add_subcommand("remove", "Take an adapter out of a host; its cables stay plugged into it.");
+  auto* insert = app.add_subcommand("insert", "Put it in again.");
+  auto* reset = app.add_subcommand("reset", "A host's adapter fails, and its driver starts it anew.");
+  for (auto* verb : {remove, insert, reset}) {
+    verb->add_option("host", host)->required();
+    verb->add_option("--adapter", adapter, "Its number in the host, from 0.")->capture_default_str();
+  }
   kill->add_flag("--silent", silent, "The neighbours' ports keep their link.");
 
   fabric::tools::lab::DrillOptions drill_options;
@@ -211,8 +218,8 @@ int main(int argc, char** argv) {
       if (!bad_mads.empty()) faults.bad_mads = parse_share(bad_mads);
       lab.hardware().set_faults(a, b, faults);
       if (as_json) print_json(json::object{{"schema", 1}});
-    } else if (reset->parsed()) {
-      lab.hardware().reset(host);
+    } else if (remove->parsed() || insert->parsed() || reset->parsed()) {
+      lab.hardware().change_adapter(app.get_subcommands().front()->get_name(), host, adapter);
       if (as_json) print_json(json::object{{"schema", 1}});
     } else if (kill->parsed()) {
       lab.kill(host, silent);

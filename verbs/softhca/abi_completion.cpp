@@ -148,6 +148,7 @@ constexpr std::uint32_t kMaxCqe = 1 << 18;
 
 CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq_context,
                                ibv_comp_channel* channel, std::uint32_t vector, bool timestamps) {
+  if (is_gone(context)) return nullptr;
   if (cqe == 0 || cqe > kMaxCqe || vector >= static_cast<std::uint32_t>(context->num_comp_vectors)) {
     errno = EINVAL;
     return nullptr;
@@ -251,6 +252,7 @@ ibv_cq* ibv_create_cq(ibv_context* context, int cqe, void* cq_context, ibv_comp_
 
 int ibv_resize_cq(ibv_cq* cq, int cqe) {
   PASS_ON(ibv_resize_cq, cq, cqe);
+  if (is_gone(cq->context)) return EIO;
   if (cqe <= 0 || cqe > static_cast<int>(kMaxCqe)) return EINVAL;
   CompletionQueueObject& object = object_of(cq);
   Process& process = *object.process;
@@ -276,6 +278,7 @@ int ibv_resize_cq(ibv_cq* cq, int cqe) {
 
 int ibv_destroy_cq(ibv_cq* cq) {
   PASS_ON(ibv_destroy_cq, cq);
+  if (keeps_objects(cq->context)) return EIO;
   CompletionQueueObject& object = object_of(cq);
   if (object.users.load() != 0) return EBUSY;
   Process& process = *object.process;
@@ -309,6 +312,7 @@ int ibv_destroy_cq(ibv_cq* cq) {
 
 ibv_comp_channel* ibv_create_comp_channel(ibv_context* context) {
   PASS_ON(ibv_create_comp_channel, context);
+  if (is_gone(context)) return nullptr;
   Process& process = Process::get();
   const int descriptor = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC);
   if (descriptor < 0) return nullptr;

@@ -1,4 +1,8 @@
 // libibverbs ABI: devices, contexts, ports, GIDs, P_Keys, asynchronous events.
+//
+// A context whose adapter has been taken out, or has failed, is dead for good, also when the adapter is back:
+// what the kernel would do ends with EIO, the queues stand still, and IBV_EVENT_DEVICE_FATAL was the last
+// event. Objects can be destroyed where $RDMAV_ALLOW_DISASSOC_DESTROY is set, as with rdma-core.
 #include <infiniband/verbs.h>
 #undef ibv_query_port
 
@@ -74,6 +78,7 @@ void fill_device(const HcaDescription& hca, ibv_device_attr& attr) {
 
 int query_device_ex(ibv_context* context, const ibv_query_device_ex_input*, ibv_device_attr_ex* attr,
                     std::size_t size) {
+  if (is_gone(context)) return EIO;
   ibv_device_attr_ex all{};
   fill_device(*context_of(context).hca, all.orig_attr);
   all.completion_timestamp_mask = ~std::uint64_t{0};
@@ -96,6 +101,7 @@ int query_rt_values(ibv_context*, ibv_values_ex* values) {
 }
 
 int query_port(ibv_context* context, std::uint8_t number, ibv_port_attr* out, std::size_t size) {
+  if (is_gone(context)) return EIO;
   const SharedPort* port = context_of(context).port(number);
   if (port == nullptr) return EINVAL;
   ibv_port_attr attr{};
@@ -191,6 +197,18 @@ bool describe_event(ibv_context* context, const AsyncEvent& raised, ibv_async_ev
 
 }  // namespace
 
+bool is_gone(ibv_context* context) {
+  const Context& object = context_of(context);
+  if (Process::get().session.insertion(*object.hca) == object.insertion) return false;
+  errno = EIO;
+  return true;
+}
+
+bool keeps_objects(ibv_context* context) {
+  static const bool lets_go = std::getenv("RDMAV_ALLOW_DISASSOC_DESTROY") != nullptr;
+  return !lets_go && is_gone(context);
+}
+
 bool discard_stale_events(Context& context) {
   const int descriptor = context.verbs.context.async_fd;
   AsyncEvent raised;
@@ -219,8 +237,10 @@ ibv_device** ibv_get_device_list(int* count) {
     Process& process = Process::get();
     auto** list = static_cast<ibv_device**>(std::calloc(process.devices.size() + 1, sizeof(ibv_device*)));
     if (list == nullptr) return nullptr;
-    for (std::size_t i = 0; i < process.devices.size(); ++i) list[i] = &process.devices[i]->ibv;
-    if (count != nullptr) *count = static_cast<int>(process.devices.size());
+    int found = 0;
+    for (const auto& device : process.devices)
+      if (process.session.insertion(*device->hca) != 0) list[found++] = &device->ibv;
+    if (count != nullptr) *count = found;
     return list;
   } catch (const std::system_error& error) {
     std::fprintf(stderr, "softhca: %s\n", error.what());
@@ -253,6 +273,7 @@ ibv_context* ibv_open_device(ibv_device* device) {
   PASS_ON(ibv_open_device, device);
   auto* opened = new Context;
   opened->hca = reinterpret_cast<Device*>(device)->hca;
+  opened->insertion = Process::get().session.insertion(*opened->hca);
   verbs_context& verbs = opened->verbs;
   verbs.sz = sizeof(verbs_context);
   verbs.query_port = query_port;
@@ -287,6 +308,7 @@ int ibv_close_device(ibv_context* context) {
 
 int ibv_query_device(ibv_context* context, ibv_device_attr* attr) {
   PASS_ON(ibv_query_device, context, attr);
+  if (is_gone(context)) return EIO;
   fill_device(*context_of(context).hca, *attr);
   return 0;
 }
@@ -300,6 +322,7 @@ int ibv_query_port(ibv_context* context, std::uint8_t number, _compat_ibv_port_a
 
 int ibv_query_gid(ibv_context* context, std::uint8_t number, int index, ibv_gid* gid) {
   PASS_ON(ibv_query_gid, context, number, index, gid);
+  if (is_gone(context)) return -1;
   const SharedPort* port = context_of(context).port(number);
   if (port == nullptr || index < 0 || !read_gid(*port, static_cast<unsigned>(index), *gid)) {
     errno = EINVAL;
@@ -311,6 +334,7 @@ int ibv_query_gid(ibv_context* context, std::uint8_t number, int index, ibv_gid*
 int _ibv_query_gid_ex(ibv_context* context, std::uint32_t number, std::uint32_t index, ibv_gid_entry* entry,
                       std::uint32_t flags, std::size_t size) {
   PASS_ON(_ibv_query_gid_ex, context, number, index, entry, flags, size);
+  if (is_gone(context)) return EIO;
   const SharedPort* port = context_of(context).port(number);
   ibv_gid_entry all{};
   if (flags != 0) return EOPNOTSUPP;
@@ -327,6 +351,7 @@ int _ibv_query_gid_ex(ibv_context* context, std::uint32_t number, std::uint32_t 
 ssize_t _ibv_query_gid_table(ibv_context* context, ibv_gid_entry* entries, std::size_t max,
                              std::uint32_t flags, std::size_t size) {
   PASS_ON(_ibv_query_gid_table, context, entries, max, flags, size);
+  if (is_gone(context)) return -EIO;
   if (flags != 0) return -EOPNOTSUPP;
   std::size_t found = 0;
   const auto ports = static_cast<std::uint32_t>(context_of(context).hca->ports.size());
@@ -342,6 +367,7 @@ ssize_t _ibv_query_gid_table(ibv_context* context, ibv_gid_entry* entries, std::
 // Private to rdma-core, used by its own tools: 0 is "IB or RoCE version 1".
 int ibv_query_gid_type(ibv_context* context, std::uint8_t number, unsigned index, int* type) {
   PASS_ON(ibv_query_gid_type, context, number, index, type);
+  if (is_gone(context)) return -1;
   if (context_of(context).port(number) == nullptr || index >= kMaxGids) {
     errno = EINVAL;
     return -1;
@@ -352,6 +378,7 @@ int ibv_query_gid_type(ibv_context* context, std::uint8_t number, unsigned index
 
 int ibv_query_pkey(ibv_context* context, std::uint8_t number, int index, __be16* pkey) {
   PASS_ON(ibv_query_pkey, context, number, index, pkey);
+  if (is_gone(context)) return -1;
   const SharedPort* port = context_of(context).port(number);
   if (port == nullptr || index < 0 || index >= static_cast<int>(kMaxPkeys)) {
     errno = EINVAL;

@@ -117,6 +117,7 @@ bool has_windows(const Process& process, std::uint32_t region) {
 }
 
 ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint64_t iova, unsigned access) {
+  if (is_gone(pd->context)) return nullptr;
   if (const int error = check_region(address, length, iova, access)) {
     errno = error;
     return nullptr;
@@ -141,6 +142,7 @@ ibv_mr* register_memory(ibv_pd* pd, void* address, std::size_t length, std::uint
 // ---- Windows ----
 
 ibv_mw* alloc_mw(ibv_pd* pd, ibv_mw_type type) {
+  if (is_gone(pd->context)) return nullptr;
   if (type != IBV_MW_TYPE_1 && type != IBV_MW_TYPE_2) {
     errno = EINVAL;
     return nullptr;
@@ -169,6 +171,7 @@ ibv_mw* alloc_mw(ibv_pd* pd, ibv_mw_type type) {
 }
 
 int dealloc_mw(ibv_mw* mw) {
+  if (keeps_objects(mw->context)) return EIO;
   Process& process = Process::get();
   auto* window = reinterpret_cast<MemoryWindow*>(mw);
   SharedMr& shared = process.arena.mrs[window->index];
@@ -211,6 +214,7 @@ extern "C" {
 
 ibv_pd* ibv_alloc_pd(ibv_context* context) {
   PASS_ON(ibv_alloc_pd, context);
+  if (is_gone(context)) return nullptr;
   Process& process = Process::get();
   auto* pd = new ProtectionDomain;
   pd->ibv.context = context;
@@ -221,6 +225,7 @@ ibv_pd* ibv_alloc_pd(ibv_context* context) {
 
 int ibv_dealloc_pd(ibv_pd* pd) {
   PASS_ON(ibv_dealloc_pd, pd);
+  if (keeps_objects(pd->context)) return EIO;
   if (reinterpret_cast<ProtectionDomain*>(pd)->users.load() != 0) return EBUSY;
   delete reinterpret_cast<ProtectionDomain*>(pd);
   return 0;
@@ -244,6 +249,7 @@ ibv_mr* ibv_reg_mr_iova2(ibv_pd* pd, void* address, std::size_t length, std::uin
 
 int ibv_dereg_mr(ibv_mr* mr) {
   PASS_ON(ibv_dereg_mr, mr);
+  if (keeps_objects(mr->context)) return EIO;
   Process& process = Process::get();
   auto* object = reinterpret_cast<MemoryRegion*>(mr);
   if (has_windows(process, object->index)) return EBUSY;
@@ -277,6 +283,7 @@ int ibv_rereg_mr(ibv_mr* mr, int flags, ibv_pd* pd, void* address, std::size_t l
   }
   if (changes_pd) then.pd = pd;
   Process& process = Process::get();
+  if (is_gone(mr->context)) return IBV_REREG_MR_ERR_CMD;
   errno = flags == 0 || (flags & ~kKnown) != 0 || then.pd == nullptr || (moves && address == nullptr)
               ? EINVAL
               : check_region(then.addr, then.length, iova, flags_then);
@@ -334,6 +341,7 @@ void ibv_unimport_dm(ibv_dm* dm) {
 
 ibv_ah* ibv_create_ah(ibv_pd* pd, ibv_ah_attr* attr) {
   PASS_ON(ibv_create_ah, pd, attr);
+  if (is_gone(pd->context)) return nullptr;
   const SharedPort* port = context_of(pd->context).port(attr->port_num);
   if (port == nullptr || attr->dlid == 0 || attr->sl > 15 ||
       (attr->is_global != 0 && attr->grh.sgid_index >= kMaxGids)) {

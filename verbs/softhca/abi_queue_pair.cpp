@@ -74,6 +74,7 @@ int post_srq_recv(ibv_srq* srq, ibv_recv_wr* wr, ibv_recv_wr** bad) {
 }
 
 ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
+  if (is_gone(pd->context)) return nullptr;
   if (attr.qp_type != IBV_QPT_RC && attr.qp_type != IBV_QPT_UC && attr.qp_type != IBV_QPT_UD) {
     errno = EOPNOTSUPP;
     return nullptr;
@@ -132,6 +133,7 @@ ibv_qp* create_qp(ibv_pd* pd, ibv_qp_init_attr& attr, std::uint32_t flags) {
   shared.type = attr.qp_type;
   shared.port = kNoSharedPort;
   shared.hca = context_of(pd->context).hca->number;
+  shared.insertion = context_of(pd->context).insertion;
   shared.peer_qpn = shared.peer_lid = shared.qkey = shared.pkey_index = shared.access = 0;
   shared.path_mtu = 4096;
   shared.pd = pd->handle;
@@ -374,11 +376,13 @@ ibv_qp_ex* ibv_qp_to_qp_ex(ibv_qp* qp) {
 
 int ibv_modify_qp(ibv_qp* qp, ibv_qp_attr* attr, int mask) {
   PASS_ON(ibv_modify_qp, qp, attr, mask);
+  if (is_gone(qp->context)) return EIO;
   return modify(object_of(qp), *attr, mask);
 }
 
 int ibv_query_qp(ibv_qp* qp, ibv_qp_attr* attr, int mask, ibv_qp_init_attr* init) {
   PASS_ON(ibv_query_qp, qp, attr, mask, init);
+  if (is_gone(qp->context)) return EIO;
   QueuePair& object = object_of(qp);
   std::lock_guard lock(object.mutex);
   object.shared->lock.lock(object.process->seat);
@@ -396,6 +400,7 @@ int ibv_query_qp(ibv_qp* qp, ibv_qp_attr* attr, int mask, ibv_qp_init_attr* init
 
 int ibv_destroy_qp(ibv_qp* qp) {
   PASS_ON(ibv_destroy_qp, qp);
+  if (keeps_objects(qp->context)) return EIO;
   QueuePair& object = object_of(qp);
   if (object.shared->multicast_count.load() != 0) return EBUSY;
   Process& process = *object.process;
@@ -431,6 +436,7 @@ int ibv_destroy_qp(ibv_qp* qp) {
 
 ibv_srq* ibv_create_srq(ibv_pd* pd, ibv_srq_init_attr* attr) {
   PASS_ON(ibv_create_srq, pd, attr);
+  if (is_gone(pd->context)) return nullptr;
   if (attr->attr.max_wr == 0 || attr->attr.max_wr > kMaxWr || attr->attr.max_sge > kMaxSge) {
     errno = EINVAL;
     return nullptr;
@@ -482,6 +488,7 @@ ibv_srq* ibv_create_srq(ibv_pd* pd, ibv_srq_init_attr* attr) {
 
 int ibv_modify_srq(ibv_srq* srq, ibv_srq_attr* attr, int mask) {
   PASS_ON(ibv_modify_srq, srq, attr, mask);
+  if (is_gone(srq->context)) return EIO;
   if ((mask & IBV_SRQ_MAX_WR) != 0) return EOPNOTSUPP;
   SharedReceiveQueue& object = object_of(srq);
   if ((mask & IBV_SRQ_LIMIT) == 0) return 0;
@@ -494,6 +501,7 @@ int ibv_modify_srq(ibv_srq* srq, ibv_srq_attr* attr, int mask) {
 
 int ibv_query_srq(ibv_srq* srq, ibv_srq_attr* attr) {
   PASS_ON(ibv_query_srq, srq, attr);
+  if (is_gone(srq->context)) return EIO;
   const SharedSrq& shared = *object_of(srq).shared;
   attr->max_wr = shared.receive.max_wr;
   attr->max_sge = shared.receive.max_sge;
@@ -503,6 +511,7 @@ int ibv_query_srq(ibv_srq* srq, ibv_srq_attr* attr) {
 
 int ibv_destroy_srq(ibv_srq* srq) {
   PASS_ON(ibv_destroy_srq, srq);
+  if (keeps_objects(srq->context)) return EIO;
   SharedReceiveQueue& object = object_of(srq);
   if (object.users.load() != 0) return EBUSY;
   Process& process = *object.process;
@@ -528,6 +537,7 @@ int ibv_destroy_srq(ibv_srq* srq) {
 
 int ibv_attach_mcast(ibv_qp* qp, const ibv_gid* gid, std::uint16_t lid) {
   PASS_ON(ibv_attach_mcast, qp, gid, lid);
+  if (is_gone(qp->context)) return EIO;
   QueuePair& object = object_of(qp);
   if (qp->qp_type != IBV_QPT_UD || gid->raw[0] != 0xFF) return EINVAL;
   SharedQp& shared = *object.shared;
@@ -552,6 +562,7 @@ int ibv_attach_mcast(ibv_qp* qp, const ibv_gid* gid, std::uint16_t lid) {
 
 int ibv_detach_mcast(ibv_qp* qp, const ibv_gid* gid, std::uint16_t lid) {
   PASS_ON(ibv_detach_mcast, qp, gid, lid);
+  if (is_gone(qp->context)) return EIO;
   QueuePair& object = object_of(qp);
   SharedQp& shared = *object.shared;
   int error = EINVAL;

@@ -91,9 +91,17 @@ class Execution {
       allow({"end", "a", "b", "ms"});
       model_.flap(now_, one_end("end"), std::chrono::milliseconds(number("ms")));
     } else if (op == "reset") {
+      allow({"host", "hca", "ms"});
+      const auto [host, hca] = adapter();
+      model_.reset_hca(now_, host, hca, std::chrono::milliseconds(number("ms")));
+    } else if (op == "remove") {
       allow({"host", "hca"});
       const auto [host, hca] = adapter();
-      model_.reset_hca(now_, host, hca);
+      model_.remove_hca(now_, host, hca);
+    } else if (op == "insert") {
+      allow({"host", "hca"});
+      const auto [host, hca] = adapter();
+      model_.insert_hca(now_, host, hca);
     } else if (op == "faults") {
       allow({"end", "a", "b", "delay_us", "rate_mbps", "loss_ppm", "corrupt_ppm", "mad_corrupt_ppm"});
       const PortFaults faults{.delay_ns = number("delay_us") * 1000,
@@ -243,6 +251,7 @@ class Execution {
       json::array ports;
       for (const PortNumber number : host.hcas[d].ports) ports.push_back(show_port(number));
       hcas.push_back(json::object{{"name", "softhca" + std::to_string(d)},
+                                  {"present", model_.shared(host.hcas[d].ports.front()).insertion != 0},
                                   {"node_guid", hex(host.hcas[d].node_guid)},
                                   {"description", host.hcas[d].description},
                                   {"ports", ports}});

@@ -54,6 +54,8 @@
 namespace fabric::softhca {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr std::size_t kBacklogLimit = 16384;  // messages of one socket
 constexpr std::size_t kLongestControlLine = 65536;
 constexpr unsigned kMadsAtOnce = 16;              // of one port, before others get their turn
@@ -84,12 +86,54 @@ class Descriptor {
 
 enum class Kind { listener, control_listener, signals, calls, events, umad, issm, control, ending };
 
+// The directories of /sys/class/infiniband (sysfs.hpp), PATH.sys/HOST.
+class Sysfs {
+ public:
+  Sysfs(std::string root, const LabDescription& lab) : root_(std::move(root)) {
+    fs::remove_all(root_);  // of a process that was killed
+    for (const LabDescription::Host& host : lab.hosts)
+      for (unsigned hca = 0; hca < host.hcas.size(); ++hca) make(host.name, hca, host.hcas[hca]);
+  }
+  Sysfs(const Sysfs&) = delete;
+  Sysfs& operator=(const Sysfs&) = delete;
+  ~Sysfs() {
+    std::error_code ignored;
+    fs::remove_all(root_, ignored);
+  }
+
+  void make(const std::string& host, unsigned hca, unsigned ports) const {
+    const auto make_file = [](const fs::path& path) { std::ofstream(path).flush(); };
+    for (unsigned p = 1; p <= ports; ++p) {
+      const fs::path port = of(host, hca) / "ports" / std::to_string(p);
+      for (const char* table : {"gids", "pkeys", "counters"}) fs::create_directories(port / table);
+      for (const char* file : kPortFiles) make_file(port / file);
+      for (unsigned i = 0; i < kMaxGids; ++i) make_file(port / "gids" / std::to_string(i));
+      for (unsigned i = 0; i < kMaxPkeys; ++i) make_file(port / "pkeys" / std::to_string(i));
+      for (const CounterFile& counter : kCounterFiles) make_file(port / "counters" / counter.name);
+    }
+    for (const char* file : kHcaFiles) make_file(of(host, hca) / file);
+  }
+
+  void remove(const std::string& host, unsigned hca) const {
+    std::error_code ignored;
+    fs::remove_all(of(host, hca), ignored);
+  }
+
+ private:
+  [[nodiscard]] fs::path of(const std::string& host, unsigned hca) const {
+    return fs::path(root_) / host / ("softhca" + std::to_string(hca));
+  }
+
+  std::string root_;
+};
+
 // Whatever the loop watches.
 struct Endpoint {
   Kind kind;
   Descriptor socket;
   unsigned host = 0, hca = 0;
   PortNumber port = 0;
+  std::uint32_t insertion = 0;  // of the port's adapter
   ClientId client = 0;
   UmadId umad = 0;
   pid_t pid = 0;
@@ -144,6 +188,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
       : memory_size_(kVerbsOffset + verbs_area_size()),
         memfd_(::memfd_create("softhca", MFD_CLOEXEC | MFD_ALLOW_SEALING)),
         memory_(map_memory()),
+        sysfs_(options.socket + ".sys", options.lab),
         model_(options.lab, *memory_, options.seed, *this),
         kernel_(model_, *this),
         epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
@@ -351,7 +396,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
       case Call::hello:
         return EALREADY;
       case Call::open_events:
-        if (request.hca >= model_.hosts()[caller.host].hcas.size()) return ENODEV;
+        if (!present(caller.host, request.hca)) return ENODEV;
         return open_pair(caller, Kind::events, request.hca, 0, 0, lent) == nullptr ? errno : 0;
       case Call::raise_event:
         for (auto& endpoint : endpoints_) {
@@ -390,7 +435,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
         return 0;
       }
       case Call::describe_node:
-        if (request.hca >= model_.hosts()[caller.host].hcas.size()) return ENODEV;
+        if (!present(caller.host, request.hca)) return ENODEV;
         model_.describe_node(now(), caller.host, request.hca, request.text);
         return 0;
       case Call::update_counters:
@@ -476,9 +521,16 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
 
   void counters_wanted() override { collect_traffic(Lab(*memory_, verbs_area()), kHardwareSeat); }
 
+  [[nodiscard]] std::uint32_t insertion(PortNumber port) const { return model_.shared(port).insertion; }
+
+  [[nodiscard]] bool present(unsigned host, unsigned hca) const {
+    const auto& hcas = model_.hosts()[host].hcas;
+    return hca < hcas.size() && insertion(hcas[hca].ports.front()) != 0;
+  }
+
   PortNumber find_port(unsigned host, const Request& request) const {
     const auto& hcas = model_.hosts()[host].hcas;
-    if (request.hca >= hcas.size() || request.port < 1 || request.port > hcas[request.hca].ports.size()) {
+    if (!present(host, request.hca) || request.port < 1 || request.port > hcas[request.hca].ports.size()) {
       return kNoSharedPort;
     }
     return hcas[request.hca].ports[request.port - 1];
@@ -499,6 +551,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
     ours.host = caller.host;
     ours.hca = hca;
     ours.port = port;
+    ours.insertion = insertion(port);
     ours.client = caller.client;
     ours.pid = caller.pid;
     return &ours;
@@ -538,7 +591,8 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
     if (endpoint.kind == Kind::umad) {
       umad_ports_.erase(endpoint.umad);
       kernel_.close(endpoint.umad);
-    } else if (endpoint.kind == Kind::issm && model_.port(endpoint.port).issm_holders != 0) {
+    } else if (endpoint.kind == Kind::issm && insertion(endpoint.port) == endpoint.insertion &&
+               model_.port(endpoint.port).issm_holders != 0) {
       model_.hold_issm(now(), endpoint.port, -1);
     } else if (endpoint.kind == Kind::calls && endpoint.client != 0) {
       published_.erase(published_.lower_bound({endpoint.client, 0}),
@@ -603,8 +657,20 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
     tell(place.host, place.hca, {.type = static_cast<std::uint32_t>(event), .port = place.port});
   }
 
-  void device_fatal(unsigned host, unsigned hca) override {
+  // Who has it open is told, and then there is nothing behind the descriptors any more.
+  void adapter_removed(unsigned host, unsigned hca) override {
     tell(host, hca, {.type = IBV_EVENT_DEVICE_FATAL});
+    for (const auto& endpoint : endpoints_) {
+      const bool of_adapter =
+          endpoint->kind == Kind::events || endpoint->kind == Kind::umad || endpoint->kind == Kind::issm;
+      if (of_adapter && endpoint->host == host && endpoint->hca == hca) close_endpoint(*endpoint);
+    }
+    sysfs_.remove(model_.hosts()[host].name, hca);
+  }
+
+  void adapter_inserted(unsigned host, unsigned hca) override {
+    const ModelHost& changed = model_.hosts()[host];
+    sysfs_.make(changed.name, hca, static_cast<unsigned>(changed.hcas[hca].ports.size()));
   }
 
   void tell(unsigned host, unsigned hca, const AsyncEvent& event) {
@@ -642,6 +708,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   Descriptor memfd_;
   LabMemory* memory_;
   std::vector<std::unique_ptr<Endpoint>> endpoints_;
+  Sysfs sysfs_;
   Model model_;
   KernelMad kernel_;
   std::unordered_map<UmadId, Endpoint*> umad_ports_;
@@ -655,35 +722,12 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   bool stopping_ = false;
 };
 
-// The directories of /sys/class/infiniband (sysfs.hpp), PATH.sys/HOST.
-void make_sysfs(const std::string& root, const LabDescription& lab) {
-  namespace fs = std::filesystem;
-  const auto make_file = [](const fs::path& path) { std::ofstream(path).flush(); };
-  fs::remove_all(root);  // of a process that was killed
-  for (const LabDescription::Host& host : lab.hosts) {
-    for (std::size_t d = 0; d < host.hcas.size(); ++d) {
-      const fs::path hca = fs::path(root) / host.name / ("softhca" + std::to_string(d));
-      for (unsigned p = 1; p <= host.hcas[d]; ++p) {
-        const fs::path port = hca / "ports" / std::to_string(p);
-        for (const char* table : {"gids", "pkeys", "counters"}) fs::create_directories(port / table);
-        for (const char* file : kPortFiles) make_file(port / file);
-        for (unsigned i = 0; i < kMaxGids; ++i) make_file(port / "gids" / std::to_string(i));
-        for (unsigned i = 0; i < kMaxPkeys; ++i) make_file(port / "pkeys" / std::to_string(i));
-        for (const CounterFile& counter : kCounterFiles) make_file(port / "counters" / counter.name);
-      }
-      for (const char* file : kHcaFiles) make_file(hca / file);
-    }
-  }
-}
-
 // Removes the names however the process ends, short of a kill.
 struct Names {
   std::string path;
   ~Names() {
     ::unlink(path.c_str());
     ::unlink((path + ".ctl").c_str());
-    std::error_code ignored;
-    std::filesystem::remove_all(path + ".sys", ignored);
   }
 };
 
@@ -698,7 +742,6 @@ void run_hardware(const HardwareOptions& options) {
   expect_nobody_at(options.socket);
   Hardware hardware(options);
   const Names names{options.socket};
-  make_sysfs(options.socket + ".sys", options.lab);
   hardware.listen(options.socket);
   std::printf("softhca: ready\n");
   std::fflush(stdout);

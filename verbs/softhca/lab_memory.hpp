@@ -35,6 +35,9 @@ struct SharedPort {
   std::uint32_t device;  ///< number of the HCA in the host, from 0
   std::uint32_t number;  ///< port number of the HCA, from 1
   std::uint64_t guid;    ///< port GUID, host byte order
+  /// Of its adapter, the same for all its ports: 0 while it is not in the host, otherwise another number each
+  /// time that it has been put in or has failed. What was made during another insertion is dead.
+  std::atomic<std::uint32_t> insertion;
 
   // What the SMA has been told. `change` is odd while the group is being written (a seqlock) and +2 after
   // each change.
@@ -76,7 +79,7 @@ struct LabHeader {
   std::uint64_t seed;                      ///< for whoever plays chance
 };
 inline constexpr std::uint64_t kLabMagic = 0x534F465448434131;  // "SOFTHCA1"
-inline constexpr std::uint32_t kLabVersion = 1;
+inline constexpr std::uint32_t kLabVersion = 2;
 
 /// What lies at offset 0 of the memfd.
 struct LabMemory {

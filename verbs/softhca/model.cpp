@@ -108,6 +108,7 @@ Model::Model(LabDescription lab, LabMemory& memory, std::uint64_t seed, Surround
         shared.peer = kNoSharedPort;
         shared.max_mtu = IBV_MTU_4096;
         shared.max_vls = kVlCap;
+        shared.insertion = 1;
         reset_port(number);
         shared.in_use = 1;
       }
@@ -216,15 +217,18 @@ void Model::enter(PortNumber number, ibv_port_state state) {
   }
 }
 
+bool Model::works(PortNumber number) const {
+  return hosts_[ports_[number].place.host].powered && memory_.ports[number].insertion != 0;
+}
+
 // Light at both ends, as this end can tell.
 bool Model::sees_link(PortNumber number) const {
   const ModelPort& port = ports_[number];
-  if (!port.cable || !hosts_[port.place.host].powered) return false;
+  if (!port.cable || !works(number)) return false;
   const ModelCable& cable = cables_[*port.cable];
   const ModelPort& peer = ports_[peer_of(number)];
-  const ModelHost& peer_host = hosts_[peer.place.host];
   if (cable.cut && !cable.silent) return false;
-  if (!peer_host.powered && !peer_host.silent_death) return false;
+  if (!works(peer_of(number)) && !hosts_[peer.place.host].silent_death) return false;
   for (const ModelPort* end : {&port, &peer}) {
     if (end->phys == PhysState::disabled || end->phys == PhysState::sleep || end->held_down) return false;
   }
@@ -233,11 +237,11 @@ bool Model::sees_link(PortNumber number) const {
 
 bool Model::has_carrier(PortNumber number) const {
   const ModelPort& port = ports_[number];
-  if (!port.cable || port.phys != PhysState::link_up || !hosts_[port.place.host].powered) return false;
+  if (!port.cable || port.phys != PhysState::link_up || !works(number)) return false;
   const ModelCable& cable = cables_[*port.cable];
   const ModelPort& peer = ports_[peer_of(number)];
   return !cable.cut && !(number == cable.a ? cable.blocked_ab : cable.blocked_ba) &&
-         peer.phys == PhysState::link_up && hosts_[peer.place.host].powered;
+         peer.phys == PhysState::link_up && works(peer_of(number));
 }
 
 void Model::link_up(TimePoint, PortNumber number) {
@@ -373,14 +377,17 @@ void Model::set_power(TimePoint now, unsigned host, bool on, bool silent) {
   changed.silent_death = !on && silent;
   settle(now);
   if (on) return;
-  for (unsigned d = 0; d < changed.hcas.size(); ++d) {
-    changed.hcas[d].description = changed.name + " softhca" + std::to_string(d);
-    for (const PortNumber number : changed.hcas[d].ports) {
-      ports_[number].issm_holders = 0;
-      reset_port(number);
-    }
-  }
+  for (unsigned d = 0; d < changed.hcas.size(); ++d) power_off(changed, d);
   settle(now);
+}
+
+// What it had been told is gone.
+void Model::power_off(ModelHost& host, unsigned hca) {
+  host.hcas[hca].description = host.name + " softhca" + std::to_string(hca);
+  for (const PortNumber number : host.hcas[hca].ports) {
+    ports_[number].issm_holders = 0;
+    reset_port(number);
+  }
 }
 
 void Model::flap(TimePoint now, PortNumber number, Duration length) {
@@ -392,16 +399,29 @@ void Model::flap(TimePoint now, PortNumber number, Duration length) {
   });
 }
 
-void Model::reset_hca(TimePoint now, unsigned host, unsigned hca) {
-  ModelHca& device = hosts_.at(host).hcas.at(hca);
-  surroundings_.device_fatal(host, hca);
-  for (const PortNumber number : device.ports) ports_[number].held_down = true;
+void Model::remove_hca(TimePoint now, unsigned host, unsigned hca) {
+  ModelHost& changed = hosts_.at(host);
+  const ModelHca& adapter = changed.hcas.at(hca);
+  if (memory(adapter.ports.front()).insertion == 0) return;
+  for (const PortNumber number : adapter.ports) memory(number).insertion = 0;
+  surroundings_.adapter_removed(host, hca);
   settle(now);
-  for (const PortNumber number : device.ports) {
-    reset_port(number);
-    ports_[number].held_down = false;
-  }
+  power_off(changed, hca);
   settle(now);
+}
+
+void Model::insert_hca(TimePoint now, unsigned host, unsigned hca) {
+  const ModelHca& adapter = hosts_.at(host).hcas.at(hca);
+  if (memory(adapter.ports.front()).insertion != 0) return;
+  ++insertions_;
+  for (const PortNumber number : adapter.ports) memory(number).insertion = insertions_;
+  surroundings_.adapter_inserted(host, hca);
+  settle(now);
+}
+
+void Model::reset_hca(TimePoint now, unsigned host, unsigned hca, Duration length) {
+  remove_hca(now, host, hca);
+  after(now + length, [this, host, hca](TimePoint later) { insert_hca(later, host, hca); });
 }
 
 void Model::set_faults(PortNumber number, const PortFaults& faults) {
@@ -417,7 +437,7 @@ void Model::set_faults(PortNumber number, const PortFaults& faults) {
 
 void Model::transmit(TimePoint now, PortNumber number, Packet packet) {
   const SharedPort& shared = memory(number);
-  if (!host_of(number).powered) return;
+  if (!works(number)) return;
   const bool to_itself = is_lid_of(shared, packet.dlid);
   if (packet.dst_qp == 0) {
     if (packet.mad[kMgmtClass] == kClassSubnDirected) {

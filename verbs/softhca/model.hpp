@@ -109,8 +109,11 @@ class Model {
    public:
     virtual ~Surroundings() = default;
     virtual void port_event(PortNumber port, ibv_event_type event) = 0;
-    /// The device has failed and comes back: IBV_EVENT_DEVICE_FATAL.
-    virtual void device_fatal(unsigned host, unsigned hca) = 0;
+    /// The adapter has been taken out, or has failed: IBV_EVENT_DEVICE_FATAL, and all that is open on it
+    /// dies.
+    virtual void adapter_removed(unsigned host, unsigned hca) = 0;
+    /// The adapter is there, or is there again.
+    virtual void adapter_inserted(unsigned host, unsigned hca) = 0;
     /// A MAD that the firmware does not answer: for the software of that host.
     virtual void received(PortNumber port, const Packet& packet) = 0;
     /// The traffic counters are about to be read: whoever has counted elsewhere brings them up to date.
@@ -147,7 +150,11 @@ class Model {
   void set_power(TimePoint now, unsigned host, bool on, bool silent);
   /// The link goes down, and comes back after `length`.
   void flap(TimePoint now, PortNumber port, Duration length);
-  void reset_hca(TimePoint now, unsigned host, unsigned hca);
+  /// Takes an adapter out of the host; its cables stay plugged into it.
+  void remove_hca(TimePoint now, unsigned host, unsigned hca);
+  void insert_hca(TimePoint now, unsigned host, unsigned hca);
+  /// It fails, and its driver starts it anew after `length`.
+  void reset_hca(TimePoint now, unsigned host, unsigned hca, Duration length);
   void set_faults(PortNumber port, const PortFaults& faults);
   /// A data packet whose P_Key (trap 257) or Q_Key (258) did not match at `port`: counted, and told.
   void key_violation(TimePoint now, PortNumber port, std::uint16_t trap, const KeyViolation& violation);
@@ -178,6 +185,9 @@ class Model {
   ModelHost& host_of(PortNumber number) { return hosts_[ports_[number].place.host]; }
   [[nodiscard]] PortNumber peer_of(PortNumber number) const;
   void reset_port(PortNumber number);
+  void power_off(ModelHost& host, unsigned hca);
+  /// Its host has power, and its adapter is there.
+  [[nodiscard]] bool works(PortNumber number) const;
   [[nodiscard]] bool sees_link(PortNumber number) const;
   [[nodiscard]] bool has_carrier(PortNumber number) const;
   void settle(TimePoint now);
@@ -223,6 +233,7 @@ class Model {
   std::priority_queue<Timer, std::vector<Timer>, std::greater<>> timers_;
   std::uint64_t timer_order_ = 0;
   std::uint64_t next_lease_ = 1;
+  std::uint32_t insertions_ = 1;
 };
 
 }  // namespace fabric::softhca

@@ -32,7 +32,8 @@ struct Device {
 struct Context {
   verbs_context verbs{};
   const HcaDescription* hca = nullptr;
-  std::mutex events;  ///< readers of asynchronous events
+  std::uint32_t insertion = 0;  ///< of the adapter, when it was opened
+  std::mutex events;            ///< readers of asynchronous events
   [[nodiscard]] SharedPort* port(unsigned number) const {
     if (number == 0 || number > hca->ports.size()) return nullptr;
     return &Process::get().lab.port(hca->ports[number - 1]);
@@ -42,6 +43,11 @@ inline Context& context_of(ibv_context* context) {
   return *reinterpret_cast<Context*>(reinterpret_cast<std::byte*>(context) -
                                      offsetof(verbs_context, context));
 }
+
+/// Whether the adapter is not the one any more that was opened; errno is EIO then.
+bool is_gone(ibv_context* context);
+/// The same, for destroying: an object whose kernel side is gone stays, unless the user has asked otherwise.
+bool keeps_objects(ibv_context* context);
 
 struct ProtectionDomain {
   ibv_pd ibv{};
@@ -199,6 +205,8 @@ struct QueuePair {
   [[nodiscard]] ibv_qp_state state() const {
     return static_cast<ibv_qp_state>(shared->state.load(std::memory_order_acquire) - 1);
   }
+  /// Its adapter is not there any more: nothing happens from now on.
+  [[nodiscard]] bool stands_still() const { return !process->lab.attached(*shared); }
   /// A receive request's place is free again, in the queue that it was taken from.
   void receive_completed(std::uint32_t count = 1);
   int post_send(ibv_send_wr* wr, ibv_send_wr** bad);

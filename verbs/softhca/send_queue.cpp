@@ -243,6 +243,7 @@ int QueuePair::append(const ibv_send_wr& wr) {
 // ---- Delivering ----
 
 void QueuePair::advance() {
+  if (stands_still()) return;
   const ibv_qp_state now = state();
   if (now == IBV_QPS_ERR || now == IBV_QPS_SQE) {
     flush();
@@ -503,6 +504,7 @@ void QueuePair::wait_for(Waiting what, std::uint64_t nanoseconds) {
 
 void QueuePair::Timer::due() {
   std::lock_guard lock(qp->mutex);
+  if (qp->stands_still()) return;
   if (qp->state() == IBV_QPS_ERR || qp->state() == IBV_QPS_SQE) {
     qp->flush();
     return;
@@ -541,7 +543,7 @@ void QueuePair::Timer::due() {
 // ---- Completing ----
 
 void QueuePair::settle() {
-  if (acked == next) return;
+  if (acked == next || stands_still()) return;
   const bool reliable = created.qp_type == IBV_QPT_RC;
   std::uint32_t limit = next;
   bool cut = false;

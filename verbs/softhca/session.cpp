@@ -112,7 +112,7 @@ Session::Session() : host_(environment("SOFTHCA_HOST")) {
 
 const HcaDescription* Session::find_hca(const std::string& name) const {
   for (const HcaDescription& hca : hcas_) {
-    if (hca.name == name) return &hca;
+    if (hca.name == name && insertion(hca) != 0) return &hca;
   }
   return nullptr;
 }

@@ -37,8 +37,13 @@ class Session {
   [[nodiscard]] ClientId client() const { return client_; }
   [[nodiscard]] const std::string& host() const { return host_; }
   [[nodiscard]] std::uint32_t host_number() const { return host_number_; }  ///< from 1
+  /// All that have a place in this host, whether they are there or not.
   [[nodiscard]] const std::vector<HcaDescription>& hcas() const { return hcas_; }
-  /// nullptr where this host has no HCA of that name.
+  /// Number of the adapter's present insertion (SharedPort), 0 while it is not there.
+  [[nodiscard]] std::uint32_t insertion(const HcaDescription& hca) const {
+    return memory_->ports[hca.ports.front()].insertion.load(std::memory_order_acquire);
+  }
+  /// nullptr where this host has no HCA of that name, or not now.
   [[nodiscard]] const HcaDescription* find_hca(const std::string& name) const;
   [[nodiscard]] LabMemory& memory() const { return *memory_; }
   [[nodiscard]] std::span<std::byte> verbs_area() const;

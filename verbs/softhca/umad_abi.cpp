@@ -89,7 +89,7 @@ Choice resolve(const Session& session, const char* name, int number) {
   Choice best;
   int best_rank = -1;
   for (const HcaDescription& hca : session.hcas()) {
-    if (name != nullptr && *name != '\0' && hca.name != name) continue;
+    if ((name != nullptr && *name != '\0' && hca.name != name) || session.insertion(hca) == 0) continue;
     for (int port = 1; port <= static_cast<int>(hca.ports.size()); ++port) {
       if (number > 0 && port != number) continue;
       const int candidate = rank(shared_port(session, hca, port));
@@ -221,7 +221,8 @@ int umad_get_cas_names(char names[][UMAD_CA_NAME_LEN], int max) {
   if (session == nullptr) return 0;
   int count = 0;
   for (const HcaDescription& hca : session->hcas()) {
-    if (count < max) std::snprintf(names[count++], UMAD_CA_NAME_LEN, "%s", hca.name.c_str());
+    if (count < max && session->insertion(hca) != 0)
+      std::snprintf(names[count++], UMAD_CA_NAME_LEN, "%s", hca.name.c_str());
   }
   return count;
 }
@@ -295,6 +296,7 @@ struct umad_device_node* umad_get_ca_device_list(void) {
   umad_device_node* head = nullptr;
   umad_device_node** end = &head;
   for (const HcaDescription& hca : session->hcas()) {
+    if (session->insertion(hca) == 0) continue;
     auto* node = static_cast<umad_device_node*>(std::calloc(1, sizeof(umad_device_node)));
     if (node == nullptr) break;
     node->ca_name = ::strdup(hca.name.c_str());

@@ -143,7 +143,7 @@ struct alignas(64) SharedMr {
   std::uint64_t shared_begin, shared_end;
   std::uint32_t window_type;  ///< enum ibv_mw_type; 0: a region
   std::uint32_t region;       ///< a window's: index of the region that it is bound to
-  std::uint32_t variant;  ///< counts the uses of this entry
+  std::uint32_t variant;      ///< counts the uses of this entry
 };
 
 struct MulticastMembership {
@@ -192,8 +192,9 @@ struct alignas(64) SharedQp {
   std::uint32_t recv_cq, srq;  ///< indexes in the same arena; srq kNone: its own ring
   std::uint32_t min_rnr_timer, max_dest_rd_atomic;
   std::uint32_t send_cq;
-  std::uint32_t flags;  ///< enum ibv_qp_create_flags
-  std::uint32_t hca;    ///< number of the HCA in the host
+  std::uint32_t flags;      ///< enum ibv_qp_create_flags
+  std::uint32_t hca;        ///< number of the HCA in the host
+  std::uint32_t insertion;  ///< of the adapter that it was made on (SharedPort)
   // The receive side, run by senders under `lock`.
   alignas(64) OwnerLock lock;
   std::uint32_t expected_psn;
@@ -293,6 +294,11 @@ class Lab {
   }
   [[nodiscard]] Arena& arena(std::uint32_t seat) const {
     return *reinterpret_cast<Arena*>(arena_bytes(seat));
+  }
+  /// Whether the adapter that a queue pair was made on is still there, as far as it is bound to a port.
+  [[nodiscard]] bool attached(const SharedQp& qp) const {
+    return qp.port == kNoSharedPort ||
+           port(qp.port).insertion.load(std::memory_order_acquire) == qp.insertion;
   }
   [[nodiscard]] bool live(std::uint32_t seat) const {
     return header().seats[seat].live.load(std::memory_order_acquire) != 0;

@@ -205,7 +205,7 @@ Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& mess
   Reception reception;
   if ((state == state_word(IBV_QPS_RTR) || state == state_word(IBV_QPS_RTS) ||
        state == state_word(IBV_QPS_SQD) || state == state_word(IBV_QPS_SQE)) &&
-      to->type == from.type && to->port == target.port && to->peer_qpn == from_qpn) {
+      to->type == from.type && to->port == target.port && to->peer_qpn == from_qpn && lab_.attached(*to)) {
     if (pkey_matches(from, *to))
       reception = respond(delivery);
     else
@@ -622,7 +622,7 @@ void Wire::datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& fr
   to->lock.lock(seat_);
   const std::uint32_t state = to->state.load(std::memory_order_seq_cst);
   if (state >= state_word(IBV_QPS_RTR) && state <= state_word(IBV_QPS_SQE) && to->type == IBV_QPT_UD &&
-      to->port == port) {
+      to->port == port && lab_.attached(*to)) {
     if (!pkey_matches(from, *to))
       delivery.tidings.bad_key = kTrapBadPkey;
     else if (to->qkey != message.remote_qkey)
