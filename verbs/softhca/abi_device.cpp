@@ -235,12 +235,20 @@ ibv_device** ibv_get_device_list(int* count) {
   if (count != nullptr) *count = 0;
   try {
     Process& process = Process::get();
-    auto** list = static_cast<ibv_device**>(std::calloc(process.devices.size() + 1, sizeof(ibv_device*)));
+    int real_count = 0;
+    ibv_device** real =
+        real_devices_shown() ? call_real("ibv_get_device_list", &ibv_get_device_list, &real_count) : nullptr;
+    if (real == nullptr) real_count = 0;
+    // Behind its end, the real library's list, which holds its devices until it is freed.
+    const std::size_t most = process.devices.size() + static_cast<std::size_t>(real_count) + 2;
+    auto** list = static_cast<ibv_device**>(std::calloc(most, sizeof(ibv_device*)));
     if (list == nullptr) return nullptr;
-    int found = 0;
+    ibv_device** end = list;
     for (const auto& device : process.devices)
-      if (process.session.insertion(*device->hca) != 0) list[found++] = &device->ibv;
-    if (count != nullptr) *count = found;
+      if (process.session.insertion(*device->hca) != 0) *end++ = &device->ibv;
+    end = std::copy_n(real, real_count, end);
+    end[1] = reinterpret_cast<ibv_device*>(real);
+    if (count != nullptr) *count = static_cast<int>(end - list);
     return list;
   } catch (const std::system_error& error) {
     std::fprintf(stderr, "softhca: %s\n", error.what());
@@ -251,6 +259,11 @@ ibv_device** ibv_get_device_list(int* count) {
 
 void ibv_free_device_list(ibv_device** list) {
   PASS_ON(ibv_free_device_list, list);
+  if (list == nullptr) return;
+  ibv_device** end = list;
+  while (*end != nullptr) ++end;
+  if (end[1] != nullptr)
+    call_real("ibv_free_device_list", &ibv_free_device_list, reinterpret_cast<ibv_device**>(end[1]));
   std::free(list);
 }
 

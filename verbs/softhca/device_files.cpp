@@ -1,7 +1,9 @@
 // Files that programs open by name, through whichever function of the C library they were compiled to use:
 //
 //   /dev/infiniband/issmN      while it is open, the port's capability mask has IsSM (issm.hpp)
-//   /sys/class/infiniband/...  what the kernel shows of an adapter (sysfs.hpp)
+//   /sys/class/infiniband/...  what the kernel shows of an adapter (sysfs.hpp). With $SOFTHCA_REAL_DEVICES,
+//   what
+//                              is not there is looked for in the real one
 //
 // Everything else goes on to the C library. Functions that reach files inside the C library (fopen, glob) are
 // covered as far as programs for adapters use them.
@@ -22,6 +24,7 @@
 #include <string>
 
 #include "verbs/softhca/issm.hpp"
+#include "verbs/softhca/real_library.hpp"
 #include "verbs/softhca/sysfs.hpp"
 
 namespace {
@@ -80,6 +83,10 @@ struct Redirected {
   explicit Redirected(const char* path) : result(path) {
     if (path == nullptr || !begins(path, kSysfs.data(), kSysfs.size()) || tree().empty()) return;
     moved = tree() + (path + kSysfs.size());
+    if (fabric::softhca::real_devices_shown() &&
+        next<int (*)(const char*, int)>("access")(moved.c_str(), F_OK) != 0) {
+      return;  // a real device's
+    }
     result = moved.c_str();
   }
   operator const char*() const { return result; }

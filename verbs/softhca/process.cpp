@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "verbs/softhca/objects.hpp"
+#include "verbs/softhca/real_library.hpp"
 
 namespace fabric::softhca {
 namespace {
@@ -100,6 +101,7 @@ Process::Process()
   for (const HcaDescription& hca : session.hcas()) {
     auto device = std::make_unique<Device>();
     device->hca = &hca;
+    device->ibv._ops._dummy2 = mark_as_ours;
     device->ibv.node_type = IBV_NODE_CA;
     device->ibv.transport_type = IBV_TRANSPORT_IB;
     std::snprintf(device->ibv.name, sizeof device->ibv.name, "%s", hca.name.c_str());
