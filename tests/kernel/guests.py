@@ -15,6 +15,7 @@ condition up to a deadline that only a failure meets. The processes of a ring en
 import base64
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import image
 
-MEMORY = 512  # MiB
+MEMORY = 1024  # MiB, of which most is never touched
 MTU = 4500    # of the interfaces; the path MTU of RoCE is then 4096
 BOOT_TIMEOUT = 180
 
@@ -219,17 +220,23 @@ class Guest:
 
     # --- the daemon
 
-    def start_fabricd(self, configuration=""):
-        """`configuration`: the text of its file; none: it has no file."""
+    def start_fabricd(self, configuration="", environment=""):
+        """`configuration`: the text of its file; none: it has no file. `environment`: NAME=VALUE..."""
         self.run(f"cat >/run/fabricd.toml <<'END'\n{configuration}\nEND")
         option = "--config /run/fabricd.toml" if configuration else ""
         # Nice as in its systemd unit.
-        self.run(f"nice -n -10 fabricd {option} >&4 2>&4 & echo $! >/run/fabricd.pid")
+        self.run(f"{environment} nice -n -10 fabricd {option} >&4 2>&4 & echo $! >/run/fabricd.pid")
         wait_until(self.answers, what=f"fabricd on {self.name} answers: see {self.logs / self.name}.fabricd")
 
     def stop_fabricd(self, signal="TERM"):
         self.run(f"""kill -{signal} $(cat /run/fabricd.pid)
                      while {self.RUNS}; do usleep 20000; done""")
+
+    def forget(self):
+        """A daemon that starts now is new to the fabric."""
+        if self.fabricd_runs():
+            self.stop_fabricd()
+        self.run("rm -rf /var/lib/fabricd /run/fabricd")
 
     # Nobody collects it, so a dead one is a zombie.
     RUNS = "grep -qs '^State:.[^Z]' /proc/$(cat /run/fabricd.pid 2>/dev/null)/status"
@@ -239,6 +246,27 @@ class Guest:
 
     def answers(self):
         return self.status("fabricctl status")[0] == 0
+
+
+class Inner(Guest):
+    """Another host in the kernel of a guest: namespaces and files of its own. Its daemon's log is the guest's."""
+
+    def __init__(self, name, guest):
+        self.name, self.guest, self.logs = name, guest, guest.logs
+        guest.run(f"""unshare -m -n -u sh -c 'for folder in /run /tmp /var/lib; do mount -t tmpfs own $folder; done
+                                              mount -t sysfs sys /sys; hostname {name}; ip link set lo up
+                                              echo $$ >/{name}.pid; exec tail -f /dev/null' >/dev/null 2>&1 &
+                      while ! [ -s /{name}.pid ]; do usleep 20000; done""")
+
+    def alive(self):
+        return self.guest.alive()
+
+    def start(self, command):
+        return self.guest.start(f"nsenter -t $(cat /{self.name}.pid) -m -n -u sh -c {shlex.quote(command)}")
+
+    def end(self):
+        """Its network interfaces go back to the guest."""
+        self.guest.run(f"kill $(cat /{self.name}.pid); rm /{self.name}.pid")
 
 
 class Ring:

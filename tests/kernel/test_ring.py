@@ -13,7 +13,7 @@ import sys
 import time
 import unittest
 
-from guests import MTU, Ring, wait_until
+from guests import MTU, Inner, Ring, wait_until
 
 HOSTS = int(os.environ.get("FABRIC_HOSTS", "3"))
 RATE = 100  # datagrams a second of a flow
@@ -94,15 +94,15 @@ def wait_for_way(source, destination, hosts):
 
 
 def whole():
-    """Whether every host sees all others and all its cables connected."""
+    """Whether every host sees all others and both its cables connected."""
     jobs = [guest.start("fabricctl -j status") for guest in ring.guests.values()]
     for status, output in [job.result() for job in jobs]:
         if status != 0:
             return False
         answer = json.loads(output)
-        if answer.get("hosts") != {"known": HOSTS, "reachable": HOSTS}:  # none: still waiting for an adapter
+        if answer.get("hosts") != {"known": len(jobs), "reachable": len(jobs)}:  # none: still waiting for an adapter
             return False
-        if answer["cables"] != {"total": 2, "connected": 2}:
+        if answer["cables"]["connected"] != 2:
             return False
     return True
 
@@ -193,14 +193,15 @@ class RingTest(unittest.TestCase):
                 say(text + f"state and logs of the guests: {ring.keep_state(self._testMethodName)}", "\n")
         return outcome
 
-    def transfer_file(self, source, destination):
-        """64 MiB, and their hash."""
+    def transfer_file(self, source, destination, mebibytes=64):
+        """And its hash."""
+        size = mebibytes << 20
         ends = [ring[source], ring[destination]]
-        ends[0].run("""head -c 67108864 /dev/urandom >/tmp/file
+        ends[0].run(f"""head -c {size} /dev/urandom >/tmp/file
                        netstat -lnt | grep -q :5000 || httpd -p 5000 -h /tmp""")
         ends[1].run(f"wget -q -O /tmp/file http://{ring.address(source)}:5000/file", timeout=300)
         sizes_and_hashes = [end.run("stat -c %s /tmp/file; sha256sum </tmp/file; rm /tmp/file") for end in ends]
-        self.assertEqual(sizes_and_hashes[0].split()[0], "67108864")
+        self.assertEqual(sizes_and_hashes[0].split()[0], str(size))
         self.assertEqual(*sizes_and_hashes)
 
     def answer(self, *names):
@@ -268,26 +269,31 @@ class DefaultsTest(RingTest):
 class ScaledTimersTest(RingTest):
     configuration = SCALED_TIMERS
 
-    # --- faults. In each, datagrams run both ways between h1 and h2, over the cable that breaks.
+    # --- faults. In each, datagrams run both ways between two hosts, over the cable that breaks: from port 2 of h1
+    # to port 1 of h2 unless others are named.
 
-    def break_and_heal(self, fault, heal, detectors, lossless=False):
-        """The flows go the other way round, and come back; the other cables stay."""
+    def break_and_heal(self, fault, heal, detectors, lossless=False, ends=(("h1", 2), ("h2", 1)), relays=None,
+                       meanwhile=lambda: None):
+        """The flows go the other way round, over `relays`, and come back; the other cables stay."""
+        (a, number), (b, _) = ends
+        detour = [a, *(relays or ring.names[:1:-1]), b]
         before = times_up()
-        flows = [Flow("h1", "h2"), Flow("h2", "h1")]
+        flows = [Flow(a, b), Flow(b, a)]
         fault()
-        wait_until(lambda: port("h1", 2)["phase"] != "connected", what="the fault is noticed")
-        wait_for_way("h1", "h2", ["h1"] + ring.names[:1:-1] + ["h2"])
-        wait_for_way("h2", "h1", ["h2"] + ring.names[2:] + ["h1"])
-        self.answer("h1", "h2")
-        self.assertIn(port("h1", 2)["last_detector"], detectors)
+        wait_until(lambda: port(a, number)["phase"] != "connected", what="the fault is noticed")
+        wait_for_way(a, b, detour)
+        wait_for_way(b, a, detour[::-1])
+        self.answer(a, b)
+        self.assertIn(port(a, number)["last_detector"], detectors)
+        meanwhile()
         heal()
-        wait_for_phase("h1", 2, "connected")
-        wait_for_way("h1", "h2", ["h1", "h2"])
-        wait_for_way("h2", "h1", ["h2", "h1"])
-        self.answer("h1", "h2")
+        wait_for_phase(a, number, "connected")
+        wait_for_way(a, b, [a, b])
+        wait_for_way(b, a, [b, a])
+        self.answer(a, b)
         results = [flow.end() for flow in flows]
         say(" | ".join("{sent} sent, {lost} lost, {gap_ms:.0f} ms".format(**result) for result in results), "\n")
-        self.assertEqual({end for end, count in times_up().items() if count != before[end]}, {("h1", 2), ("h2", 1)})
+        self.assertEqual({end for end, count in times_up().items() if count != before[end]}, set(ends))
         for result in results:
             self.assertEqual(result["duplicated"], 0, result)
             if lossless:
@@ -471,9 +477,74 @@ class ScaledTimersTest(RingTest):
                 ring[name].stop_fabricd()
                 ring[name].run(f"rdma link delete siw{n}; rdma link add rxe{n} type rxe netdev nic{n}")
 
+    # --- InfiniBand: the software HCA joins h1 to one more host, in the same guest. That one's other cable is the one
+    # that was h1's, and iWARP: Debian 12's Soft-RoCE sends from the machine's own network namespace only.
+
+    @undisturbed
+    def test_17_an_infiniband_cable_in_the_ring(self):
+        last, inner = f"h{HOSTS}", f"h{HOSTS + 1}"
+        guest = ring["h1"]
+        for name in ring.names:
+            ring[name].forget()  # h1 gets another GUID, that of its first adapter
+        guest.run(f"""cat >/lab.json <<'END'
+                      {{"hosts": [{{"name": "h1", "hcas": [{{"ports": 1}}]}},
+                                  {{"name": "{inner}", "hcas": [{{"ports": 1}}]}}], "cables": [["h1/1", "{inner}/1"]]}}
+END
+                      rm -rf /hca*; softhca --lab /lab.json --socket /hca >&4 2>&4 & echo $! >/run/softhca.pid
+                      while ! [ -e /hca.ctl ]; do usleep 20000; done
+                      rdma link delete rxe1""")
+        new = Inner(inner, guest)
+        try:
+            guest.run(f"ip link set nic1 netns $(cat /{inner}.pid)")
+            new.run(f"ip link set nic1 mtu {MTU} up; rdma link add siw1 type siw netdev nic1")
+            ring["h2"].run("rdma link delete rxe0; rdma link add siw0 type siw netdev nic0")
+            ring.guests[inner] = new
+            for name in ring.names[1:-1]:
+                ring[name].start_fabricd(self.configuration)
+            # Both see the kernel's devices, whosever interface they are on.
+            for name, other in [("h1", "siw1"), (inner, "rxe0")]:
+                ring[name].start_fabricd(f"{self.configuration}\n[ports]\nignore = ['{other}']",
+                                         f"SOFTHCA_SOCKET=/hca SOFTHCA_HOST={name} SOFTHCA_REAL_DEVICES=1 "
+                                         "LD_PRELOAD=/bin/libsofthca.so")
+            wait_until(whole, what="the ring is whole")
+            kinds = {name: [(entry["link_layer"], entry["device"], entry["facts"].get("transport"),
+                             entry["neighbour"]["name"]) for entry in ports(name) if entry["phase"] == "connected"]
+                     for name in ring.names}
+            self.assertEqual(kinds["h1"], [("InfiniBand", "softhca0", None, inner), ("Ethernet", "rxe0", "RoCE", last)])
+            self.assertEqual(kinds[inner], [("InfiniBand", "softhca0", None, "h1"), ("Ethernet", "siw1", "iWARP", "h2")])
+            self.answer()
+            self.assertEqual(way("h1", inner), ["h1", inner])
+            before = times_up()
+            results = ring[inner].json("bw", "--all", "-n", "100", timeout=120)["results"]
+            self.assertEqual(sorted([inner] + [result["host"] for result in results]), ring.names)
+            for result in results:
+                self.assertGreater(result["bandwidth"]["received_frames"], 50, result)
+            self.assertEqual(times_up(), before)
+            others = ring.names[1:-1]  # h2 .. the last guest
+
+            def infiniband(op):
+                guest.run(f"""lab_control /hca.ctl '{{"op": "{op}", "a": "h1", "b": "{inner}"}}'""")
+
+            self.break_and_heal(lambda: infiniband("cut"), lambda: infiniband("mend"),
+                                ["event", "peer", "heartbeat", "completion"], True, [("h1", 1), (inner, 1)], others[::-1])
+            # Meanwhile h1 reaches the last guest over InfiniBand, iWARP and RoCE.
+            self.break_and_heal(lambda: ring.cut("h1", last), lambda: ring.mend("h1", last), ["event", "peer"], True,
+                                [("h1", 2), (last, 2)], [inner, *others[:-1]],
+                                lambda: self.transfer_file("h1", last, 16))
+        finally:
+            ring.guests.pop(inner, None)
+            for host in [new, *ring.guests.values()]:
+                host.forget()
+            new.status("rdma link delete siw1; killall -q flow httpd")
+            new.end()
+            ring["h2"].status("rdma link delete siw0; rdma link add rxe0 type rxe netdev nic0")
+            guest.run(f"""kill $(cat /run/softhca.pid)
+                          while ! ip link show nic1 >/dev/null 2>&1; do usleep 20000; done
+                          ip link set nic1 mtu {MTU} up; rdma link add rxe1 type rxe netdev nic1""")
+
     # --- what is missing is named
 
-    def test_17_missing_module_and_adapter(self):
+    def test_18_missing_module_and_adapter(self):
         guest = ring["h1"]
         guest.stop_fabricd()
         guest.run("rmmod rdma_ucm")
@@ -495,7 +566,7 @@ class ScaledTimersTest(RingTest):
         self.assertEqual(status, 1, output)
         return output
 
-    def test_18_missing_permission_and_limits(self):
+    def test_19_missing_permission_and_limits(self):
         guest = ring["h1"]
         guest.run("mkdir -p /tmp/other; chown nobody /tmp/other; chmod 666 /dev/net/tun")
         self.assertIn("is another fabricd running on this host?", self.refuses(""))
