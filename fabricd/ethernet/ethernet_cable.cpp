@@ -288,6 +288,10 @@ void EthernetCable::stop() {
   listener_.reset();
   channel_watch_.reset();
   channel_.reset();
+  // librdmacm has opened the adapter too, and lets go of one that is gone only when it looks for others. Until
+  // then the kernel waits with the adapter's removal.
+  const auto present = verbs::Device::names();
+  if (std::ranges::find(present, device_.name()) == present.end()) rdma_free_devices(rdma_get_devices(nullptr));
 }
 
 void EthernetCable::reset(const std::string& detector, const std::string& reason) {

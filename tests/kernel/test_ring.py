@@ -542,9 +542,25 @@ END
                           while ! ip link show nic1 >/dev/null 2>&1; do usleep 20000; done
                           ip link set nic1 mtu {MTU} up; rdma link add rxe1 type rxe netdev nic1""")
 
+    # --- a device that goes and comes
+
+    @undisturbed
+    def test_18_a_device_deleted_and_added(self):
+        """The kernel takes it away only when fabricd has let go of it; then fabricd uses the new one."""
+        guest = ring["h1"]
+        daemon = guest.run("cat /run/fabricd.pid")
+
+        def add():
+            self.assertIn("adapter rxe1 was taken out", guest.run("fabricctl log"))
+            guest.run("rdma link add rxe1 type rxe netdev nic1")
+
+        self.break_and_heal(lambda: guest.run("rdma link delete rxe1"), add, ["event", "peer"])
+        self.assertEqual(guest.run("cat /run/fabricd.pid"), daemon)
+        self.assertEqual(port("h1", 2)["device"], "rxe1")
+
     # --- what is missing is named
 
-    def test_18_missing_module_and_adapter(self):
+    def test_19_missing_module_and_adapter(self):
         guest = ring["h1"]
         guest.stop_fabricd()
         guest.run("rmmod rdma_ucm")
@@ -566,7 +582,7 @@ END
         self.assertEqual(status, 1, output)
         return output
 
-    def test_19_missing_permission_and_limits(self):
+    def test_20_missing_permission_and_limits(self):
         guest = ring["h1"]
         guest.run("mkdir -p /tmp/other; chown nobody /tmp/other; chmod 666 /dev/net/tun")
         self.assertIn("is another fabricd running on this host?", self.refuses(""))
