@@ -210,6 +210,16 @@ std::uint8_t PortInfo::local_port() const {
 bool PortInfo::client_reregister() const {
   return field(IB_PORT_CLIENT_REREG_F) != 0;
 }
+PortInfo PortInfo::given() const {
+  PortInfo result;
+  for (const int name : {IB_PORT_MKEY_F, IB_PORT_GID_PREFIX_F}) result.set_field64(name, field64(name));
+  for (const int name :
+       {IB_PORT_LID_F, IB_PORT_SMLID_F, IB_PORT_MKEY_LEASE_F, IB_PORT_LINK_DOWN_DEF_F,
+        IB_PORT_MKEY_PROT_BITS_F, IB_PORT_LMC_F, IB_PORT_NEIGHBOR_MTU_F, IB_PORT_SMSL_F, IB_PORT_OPER_VLS_F,
+        IB_PORT_SUBN_TIMEOUT_F, IB_PORT_LOCAL_PHYS_ERR_F, IB_PORT_OVERRUN_ERR_F})
+    result.set_field(name, field(name));
+  return result;
+}
 
 std::string_view link_width(const PortInfo& info) {
   switch (info.link_width_active()) {

@@ -243,6 +243,9 @@ class PortInfo : public SmpAttribute {
   [[nodiscard]] std::uint8_t link_speed_ext_active() const;  ///< 0 none, 1: 14, 2: 25, 4: 50, 8: 100
   [[nodiscard]] std::uint8_t local_port() const;
   [[nodiscard]] bool client_reregister() const;
+  /// What a subnet manager has given the port, for comparison: the fields that it sets and that stay, without
+  /// states, capabilities and counters.
+  [[nodiscard]] PortInfo given() const;
 
   void set_m_key(std::uint64_t key);
   void set_gid_prefix(std::uint64_t prefix);

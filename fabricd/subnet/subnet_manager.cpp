@@ -6,7 +6,7 @@
 //   down         Get(PortInfo) of the own port until it has a link                             1 request
 //   discovering  Get(NodeInfo) of both ends, then Get(PortInfo) of the other                   3
 //   electing     Get(SMInfo) of the other end, if it claims to have a subnet manager           1
-//   configuring  Set(PortInfo) of both: LIDs, prefix, LMC, SM LID, MTU, VLs                    2
+//   configuring  Set(PortInfo) of both: LIDs, prefix, LMC, SM LID, MTU, VLs, M_Key             2
 //   arming       Set(PortInfo) of both: ARMED                                                  2
 //   activating   Set(PortInfo) of both: ACTIVE                                                 2
 //   settled      watching
@@ -83,6 +83,9 @@ constexpr auto kImpatientPoll = 10ms;
 constexpr auto kImpatience = 1s;
 /// Every so many polls a standby asks its master, and a master a second manager, for SMInfo.
 constexpr unsigned kPollsPerSmInfo = 5;
+/// A port that has changed what it was given is given it again at once, but not more often: there may be
+/// adapters that cannot keep it.
+constexpr auto kInsist = 1s;
 constexpr auto kBackoff = 100ms;
 constexpr auto kRefusedPoll = 1s;
 /// A master whose adapter still says IsSM, but that does not answer.
@@ -443,7 +446,7 @@ void SubnetManager::on_response(const Request& request, const Mad& response) {
 void SubnetManager::on_port_info(const Request& request, const PortInfo& info) {
   End& from = end(request.target);
   const auto before = std::exchange(from.port, info);
-  if (request.method == MadMethod::set) accepted_[index(request.target)] = layout(info);
+  if (request.method == MadMethod::set) accepted_[index(request.target)] = info.given();
 
   if (request.target == Target::own && info.state() == PortState::down) {
     if (view_.stage != Stage::down) go_down();
@@ -457,8 +460,11 @@ void SubnetManager::on_port_info(const Request& request, const PortInfo& info) {
     return go_down();  // the link was lost and is back, and nobody said so
   switch (view_.state) {
     case SmState::master:
-      if (info.state() != PortState::active || layout(info) != accepted_[index(request.target)])
+      if (info.state() != PortState::active) return sweep(false);
+      if (info.given() != accepted_[index(request.target)] && now_ >= insist_at_) {
+        insist_at_ = now_ + kInsist;
         return sweep(false);
+      }
       if (request.target == Target::peer && info.is_sm() && !(before && before->is_sm()))
         ask({.target = Target::peer, .attribute = SmAttribute::sm_info});
       return;
@@ -639,11 +645,11 @@ void SubnetManager::configure() {
   std::tie(view_.planned_own_lid, view_.planned_peer_lid) = plan_lids();
   for (const Target target : {Target::own, Target::peer}) {
     const PortInfo planned = plan(target);
-    planned_[index(target)] = layout(planned);
+    planned_[index(target)] = planned.given();
     if (must_set(target))
       set_port(target, planned);
     else
-      accepted_[index(target)] = layout(*end(target).port);
+      accepted_[index(target)] = end(target).port->given();
   }
 }
 
@@ -844,17 +850,12 @@ PortInfo SubnetManager::plan(Target target) const {
 bool SubnetManager::must_set(Target target) const {
   const PortInfo &present = *end(target).port, planned = plan(target);
   return present.state() == PortState::initialize || planned.client_reregister() ||
-         layout(present) != layout(planned) || present.neighbor_mtu() != planned.neighbor_mtu() ||
-         present.operational_vls() != planned.operational_vls() || present.m_key() != planned.m_key();
-}
-
-SubnetManager::Layout SubnetManager::layout(const PortInfo& info) {
-  return {.lid = info.lid(), .sm_lid = info.sm_lid(), .prefix = info.gid_prefix(), .lmc = info.lmc()};
+         present.given() != planned.given();
 }
 
 void SubnetManager::follow_plan() {
   if (view_.stage != Stage::settled || view_.state != SmState::master) return;
-  if (layout(plan(Target::own)) != planned_[0] || layout(plan(Target::peer)) != planned_[1]) configure();
+  if (plan(Target::own).given() != planned_[0] || plan(Target::peer).given() != planned_[1]) configure();
 }
 
 bool SubnetManager::peer_wins() const {

@@ -153,14 +153,6 @@ class SubnetManager {
     bool blocking = false;  ///< the stage waits for it
     unsigned attempt = 0;
   };
-  /// What a subnet manager gives a port.
-  struct Layout {
-    Lid lid, sm_lid;
-    std::uint64_t prefix = 0;
-    std::uint8_t lmc = 0;
-    bool operator==(const Layout&) const = default;
-  };
-
   // --- events
   void on(const Start&);
   void on(const Stop&);
@@ -208,7 +200,6 @@ class SubnetManager {
   [[nodiscard]] std::pair<Lid, Lid> plan_lids() const;  ///< own, peer
   [[nodiscard]] verbs::PortInfo plan(Target target) const;
   [[nodiscard]] bool must_set(Target target) const;
-  [[nodiscard]] static Layout layout(const verbs::PortInfo& info);
   [[nodiscard]] static std::size_t index(Target target) { return target == Target::own ? 0 : 1; }
   void follow_plan();  ///< configures anew where a settled master's plan has changed
   [[nodiscard]] bool peer_wins() const;
@@ -228,7 +219,9 @@ class SubnetManager {
   std::uint32_t next_tid_;
   std::map<std::uint32_t, Request> requests_;  ///< by TID
   std::vector<Action> actions_;
-  std::array<Layout, 2> planned_, accepted_;  ///< by target: what was asked for, what the port made of it
+  /// By target, PortInfo::given: what was asked for, and what the port made of it.
+  std::array<verbs::PortInfo, 2> planned_, accepted_;
+  TimePoint insist_at_{};  ///< what a port has changed is not set again before
   TimePoint poll_at_{};
   TimePoint stage_since_{};
   TimePoint master_seen_{};     ///< as standby: last answer of the master

@@ -327,6 +327,67 @@ TEST(SubnetManager, ProtectsPortsByMkey) {
   cable.kill(1);
   cable.start(1, settings);
   EXPECT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  // So does another key, when the lease has ended: protection does, and the old key can be read.
+  cable.kill(1);
+  settings.m_key = 0xCAFE;
+  cable.start(1, settings);
+  cable.run(3s);
+  EXPECT_NE(cable.view(1).reason.find("M_Key"), std::string::npos) << cable.view(1).reason;
+  EXPECT_TRUE(cable.ports_active()) << "what works is left alone";
+  for (auto& side : cable.sides) side.sma.hides_m_key = false;
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  for (const auto& side : cable.sides) EXPECT_EQ(side.sma.port.m_key(), 0xCAFEU);
+}
+
+// Whatever somebody else does to a port, as long as the port lets them.
+TEST(SubnetManager, PutsBackWhatAPortWasGiven) {
+  Cable cable = make_cable();
+  Settings settings;
+  settings.m_key = 0xBEEF;
+  cable.plug();
+  cable.start(0, settings);
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  cable.run(1s);
+  const std::vector<std::pair<const char*, std::function<void(PortInfo&)>>> changes{
+      {"M_Key", [](PortInfo& port) { port.set_m_key(0); }},
+      {"protection", [](PortInfo& port) { port.set_m_key_protection(0); }},
+      {"lease", [](PortInfo& port) { port.set_m_key_lease(0s); }},
+      {"prefix", [](PortInfo& port) { port.set_gid_prefix(0xFE80ULL << 48); }},
+      {"LID", [](PortInfo& port) { port.set_lid(Lid{77}); }},
+      {"LID of the manager", [](PortInfo& port) { port.set_sm_lid(Lid{77}); }},
+      {"SL of the manager", [](PortInfo& port) { port.set_sm_sl(3); }},
+      {"LMC", [](PortInfo& port) { port.set_lmc(7); }},
+      {"MTU", [](PortInfo& port) { port.set_neighbor_mtu(1); }},
+      {"lanes", [](PortInfo& port) { port.set_operational_vls(1); }},
+      {"timeout", [](PortInfo& port) { port.set_subnet_timeout(3); }},
+      {"what a lost link becomes", [](PortInfo& port) { port.set_link_down_default(1); }},
+      {"thresholds", [](PortInfo& port) { port.set_error_thresholds(1, 1); }},
+  };
+  for (auto& side : cable.sides)
+    for (const auto& [what, change] : changes) {
+      SCOPED_TRACE(what);
+      const PortInfo before = side.sma.port;
+      change(side.sma.port);
+      ASSERT_NE(side.sma.port, before);
+      EXPECT_TRUE(cable.run_until([&] { return side.sma.port == before; }, 2s));
+      EXPECT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+    }
+  const unsigned sets = cable.sides[0].sma.sets;
+  cable.run(10s);
+  EXPECT_EQ(cable.sides[0].sma.sets, sets);
+}
+
+TEST(SubnetManager, DoesNotQuarrelWithAPortThatForgets) {
+  Cable cable = make_cable();
+  cable.plug();
+  cable.start(0);
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  cable.check = [&] { cable.sides[1].sma.port.set_subnet_timeout(3); };
+  const unsigned sets = cable.sides[1].sma.sets;
+  cable.run(10s);
+  EXPECT_GT(cable.sides[1].sma.sets, sets);
+  EXPECT_LE(cable.sides[1].sma.sets, sets + 11) << "one a second";
+  EXPECT_TRUE(cable.ports_active());
 }
 
 TEST(SubnetManager, GivesServiceLevelsALaneThatExists) {

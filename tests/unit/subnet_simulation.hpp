@@ -131,13 +131,17 @@ struct Sma {
         (wanted.state() == PortState::armed && (now == PortState::initialize || now == PortState::armed)) ||
         (wanted.state() == PortState::active && (now == PortState::armed || now == PortState::active));
     if (!legal) return 0x1C;
-    port.set_lid(wanted.lid());
-    if (supports_lmc) port.set_lmc(wanted.lmc());
-    port.set_sm_lid(wanted.sm_lid());
-    port.set_gid_prefix(wanted.gid_prefix());
-    port.set_neighbor_mtu(wanted.neighbor_mtu());
-    port.set_operational_vls(wanted.operational_vls());
-    port.set_m_key(wanted.m_key());
+    auto bytes = port.bytes();
+    const auto take = [&](std::size_t offset, unsigned mask) {
+      bytes[offset] = static_cast<std::uint8_t>((bytes[offset] & ~mask) | (wanted.bytes()[offset] & mask));
+    };
+    for (std::size_t i = 0; i < 20; ++i) take(i, 0xFF);  // M_Key, prefix, LIDs of the port and of the manager
+    for (const std::size_t i : {26U, 27U, 36U, 53U}) take(i, 0xFF);  // lease, MTU and SM SL, thresholds
+    take(33, 0x0F);                                                  // LinkDownDefaultState
+    take(34, supports_lmc ? 0xC7 : 0xC0);                            // protection, LMC
+    take(43, 0xF0);                                                  // OperationalVLs
+    take(51, 0x1F);                                                  // SubnetTimeOut
+    port = PortInfo(std::span<const std::uint8_t, 64>(bytes));
     if (wanted.state() != PortState::no_change) port.set_state(wanted.state());
     if (wanted.client_reregister()) ++reregistrations;
     return 0;
