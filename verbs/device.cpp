@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "verbs/mad.hpp"
+
 namespace fabric::verbs {
 
 namespace {
@@ -118,22 +120,6 @@ std::string to_string(const ibv_gid& gid) {
 }
 
 std::uint64_t link_rate(std::uint8_t active_width, std::uint8_t active_speed) {
-  const auto lanes = [&]() -> std::uint64_t {
-    switch (active_width) {
-      case 1:
-        return 1;
-      case 2:
-        return 4;
-      case 4:
-        return 8;
-      case 8:
-        return 12;
-      case 16:
-        return 2;
-      default:
-        return 0;
-    }
-  }();
   // Data rate of a lane. SDR to QDR lose a fifth to 8b/10b coding; FDR10 and later are given as they are
   // sold.
   const auto lane = [&]() -> std::uint64_t {
@@ -159,7 +145,7 @@ std::uint64_t link_rate(std::uint8_t active_width, std::uint8_t active_speed) {
         return 0;
     }
   }();
-  return lanes * lane;
+  return link_lanes(active_width) * lane;
 }
 
 std::uint32_t mtu_bytes(std::uint8_t mtu) {

@@ -142,7 +142,46 @@ template <class To>
 To narrow(std::uint32_t value) {
   return static_cast<To>(value);
 }
+
+/// Signalling rates by bit, in 100 Mbit/s.
+constexpr std::array<unsigned, 3> kLaneRates{25, 50, 100};
+constexpr std::array<unsigned, 4> kExtendedLaneRates{140, 250, 500, 1000};
+
+template <std::size_t size>
+unsigned fastest_lane(const std::array<unsigned, size>& rates, unsigned bits) {
+  unsigned fastest = 0;
+  for (std::size_t i = 0; i < size; ++i)
+    if ((bits >> i & 1) != 0) fastest = rates[i];
+  return fastest;
+}
 }  // namespace
+
+unsigned link_lanes(std::uint8_t width) {
+  switch (width) {
+    case 1:
+      return 1;
+    case 2:
+      return 4;
+    case 4:
+      return 8;
+    case 8:
+      return 12;
+    case 16:
+      return 2;
+    default:
+      return 0;
+  }
+}
+
+std::string lanes_text(LinkSpeed speed) {
+  return speed.lanes == 0 ? "unknown" : std::to_string(speed.lanes) + "x";
+}
+
+std::string lane_rate_text(LinkSpeed speed) {
+  if (speed.lane_rate == 0) return "unknown";
+  const std::string half = speed.lane_rate % 10 == 0 ? "" : "." + std::to_string(speed.lane_rate % 10);
+  return std::to_string(speed.lane_rate / 10) + half + " Gbit/s";
+}
 
 std::uint64_t PortInfo::m_key() const {
   return field64(IB_PORT_MKEY_F);
@@ -195,14 +234,21 @@ std::uint8_t PortInfo::vl_arbitration_high_cap() const {
 std::uint8_t PortInfo::guid_cap() const {
   return narrow<std::uint8_t>(field(IB_PORT_GUID_CAP_F));
 }
-std::uint8_t PortInfo::link_width_active() const {
-  return narrow<std::uint8_t>(field(IB_PORT_LINK_WIDTH_ACTIVE_F));
+LinkSpeed PortInfo::link_speed() const {
+  const unsigned extended = field(IB_PORT_LINK_SPEED_EXT_ACTIVE_F);
+  return {link_lanes(narrow<std::uint8_t>(field(IB_PORT_LINK_WIDTH_ACTIVE_F))),
+          extended != 0 ? fastest_lane(kExtendedLaneRates, extended)
+                        : fastest_lane(kLaneRates, field(IB_PORT_LINK_SPEED_ACTIVE_F))};
 }
-std::uint8_t PortInfo::link_speed_active() const {
-  return narrow<std::uint8_t>(field(IB_PORT_LINK_SPEED_ACTIVE_F));
-}
-std::uint8_t PortInfo::link_speed_ext_active() const {
-  return narrow<std::uint8_t>(field(IB_PORT_LINK_SPEED_EXT_ACTIVE_F));
+LinkSpeed PortInfo::fastest_link_speed(const PortInfo& other) const {
+  const auto common = [&](int name) { return field(name) & other.field(name); };
+  LinkSpeed fastest;
+  for (unsigned bit = 0; bit < 8; ++bit)
+    if ((common(IB_PORT_LINK_WIDTH_SUPPORTED_F) >> bit & 1) != 0)
+      fastest.lanes = std::max(fastest.lanes, link_lanes(narrow<std::uint8_t>(1U << bit)));
+  fastest.lane_rate = std::max(fastest_lane(kLaneRates, common(IB_PORT_LINK_SPEED_SUPPORTED_F)),
+                               fastest_lane(kExtendedLaneRates, common(IB_PORT_LINK_SPEED_EXT_SUPPORTED_F)));
+  return fastest;
 }
 std::uint8_t PortInfo::local_port() const {
   return narrow<std::uint8_t>(field(IB_PORT_LOCAL_PORT_F));
@@ -219,48 +265,6 @@ PortInfo PortInfo::given() const {
         IB_PORT_SUBN_TIMEOUT_F, IB_PORT_LOCAL_PHYS_ERR_F, IB_PORT_OVERRUN_ERR_F})
     result.set_field(name, field(name));
   return result;
-}
-
-std::string_view link_width(const PortInfo& info) {
-  switch (info.link_width_active()) {
-    case 1:
-      return "1x";
-    case 2:
-      return "4x";
-    case 4:
-      return "8x";
-    case 8:
-      return "12x";
-    case 16:
-      return "2x";
-    default:
-      return "unknown";
-  }
-}
-
-std::string_view lane_speed(const PortInfo& info) {
-  switch (info.link_speed_ext_active()) {
-    case 1:
-      return "14 Gbit/s";
-    case 2:
-      return "25 Gbit/s";
-    case 4:
-      return "50 Gbit/s";
-    case 8:
-      return "100 Gbit/s";
-    default:
-      break;
-  }
-  switch (info.link_speed_active()) {
-    case 1:
-      return "2.5 Gbit/s";
-    case 2:
-      return "5 Gbit/s";
-    case 4:
-      return "10 Gbit/s";
-    default:
-      return "unknown";
-  }
 }
 
 void PortInfo::set_m_key(std::uint64_t key) {

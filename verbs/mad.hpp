@@ -212,6 +212,18 @@ class NodeInfo : public SmpAttribute {
 enum class PortState : std::uint8_t { no_change = 0, down = 1, initialize = 2, armed = 3, active = 4 };
 [[nodiscard]] std::string_view to_string(PortState state);
 
+/// Lanes of a width's code: 1, 4, 8, 12, 2 for 1, 2, 4, 8, 16. 0 for any other.
+[[nodiscard]] unsigned link_lanes(std::uint8_t width);
+
+struct LinkSpeed {
+  unsigned lanes = 0;      ///< 0: unknown
+  unsigned lane_rate = 0;  ///< signalling rate of each, in 100 Mbit/s; 0: unknown
+  bool operator==(const LinkSpeed&) const = default;
+};
+/// For people: "4x", and "25 Gbit/s".
+[[nodiscard]] std::string lanes_text(LinkSpeed speed);
+[[nodiscard]] std::string lane_rate_text(LinkSpeed speed);
+
 /// 14.2.5.6
 class PortInfo : public SmpAttribute {
  public:
@@ -238,9 +250,9 @@ class PortInfo : public SmpAttribute {
   [[nodiscard]] std::uint8_t vl_arbitration_low_cap() const;   ///< entries of the low-priority table
   [[nodiscard]] std::uint8_t vl_arbitration_high_cap() const;  ///< of the high-priority one
   [[nodiscard]] std::uint8_t guid_cap() const;
-  [[nodiscard]] std::uint8_t link_width_active() const;      ///< 1: 1x, 2: 4x, 4: 8x, 8: 12x, 16: 2x
-  [[nodiscard]] std::uint8_t link_speed_active() const;      ///< 1: 2.5, 2: 5, 4: 10 Gbit/s a lane
-  [[nodiscard]] std::uint8_t link_speed_ext_active() const;  ///< 0 none, 1: 14, 2: 25, 4: 50, 8: 100
+  [[nodiscard]] LinkSpeed link_speed() const;
+  /// Of a link to `other`, by what both support.
+  [[nodiscard]] LinkSpeed fastest_link_speed(const PortInfo& other) const;
   [[nodiscard]] std::uint8_t local_port() const;
   [[nodiscard]] bool client_reregister() const;
   /// What a subnet manager has given the port, for comparison: the fields that it sets and that stay, without
@@ -267,10 +279,6 @@ class PortInfo : public SmpAttribute {
   /// Width and speed stay as they are whatever the rest of a Set does.
   void keep_link_width_and_speed();
 };
-
-/// For people: "4x", and "25 Gbit/s" of each lane.
-[[nodiscard]] std::string_view link_width(const PortInfo& info);
-[[nodiscard]] std::string_view lane_speed(const PortInfo& info);
 
 enum class SmState : std::uint8_t { not_active = 0, discovering = 1, standby = 2, master = 3 };
 [[nodiscard]] std::string_view to_string(SmState state);

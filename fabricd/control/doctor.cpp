@@ -140,6 +140,10 @@ class Diagnosis {
                         cable.last_detector, cable.last_reason),
             "reseat or replace the cable; look for a neighbour that restarts");
       }
+      if (!cable.slow_link.empty()) {
+        add(Level::warning, "cable-slow", fmt::format("{} could be faster", port), cable.slow_link,
+            "reseat the plugs at both ends, or replace the cable; `ibportstate` shows what is enabled");
+      }
       if (cable.connected) continue;
       const std::string since = fmt::format("{} for {:.0f} s: {}", cable.phase, cable.seconds,
                                             cable.reason.empty() ? "no reason known" : cable.reason);
@@ -381,6 +385,8 @@ Evidence gather(Host& host) {
     entry.times_up = cable.times_up;
     entry.seconds = std::chrono::duration<double>(now - cable.since).count();
     entry.lost_lately = cable.lost_lately;
+    const auto& facts = cable.status.link_layer_facts;
+    if (const auto slow = facts.find("slow_link"); slow != facts.end()) entry.slow_link = slow->second;
     entry.last_detector = cable.last_detector;
     entry.last_reason = cable.last_reason;
   }

@@ -41,6 +41,7 @@ struct Evidence {
     double seconds = 0;        ///< of being connected, or of not being
     unsigned lost_lately = 0;  ///< times in the last ten minutes
     std::string last_detector, last_reason;
+    std::string slow_link;  ///< in words, where the link could be faster
   };
   std::string self;
   std::vector<Cable> cables;             ///< of this host

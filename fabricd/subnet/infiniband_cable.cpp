@@ -602,8 +602,8 @@ class InfinibandCable final : public verbs::Cable {
     if (view.own.port) {
       facts["own_state"] = verbs::to_string(view.own.port->state());
       facts["own_lid"] = std::to_string(view.own_lid().value());
-      facts["own_width"] = verbs::link_width(*view.own.port);
-      facts["own_lane_speed"] = verbs::lane_speed(*view.own.port);
+      facts["own_width"] = lanes_text(view.own.port->link_speed());
+      facts["own_lane_speed"] = lane_rate_text(view.own.port->link_speed());
       facts["prefix"] = hexadecimal(view.own.port->gid_prefix());
       facts["sm_lid"] = std::to_string(view.own.port->sm_lid().value());
     }
@@ -618,9 +618,10 @@ class InfinibandCable final : public verbs::Cable {
     if (view.peer.port) {
       facts["peer_lid"] = std::to_string(view.peer_lid().value());
       facts["peer_state"] = verbs::to_string(view.peer.port->state());
-      facts["peer_width"] = verbs::link_width(*view.peer.port);
-      facts["peer_lane_speed"] = verbs::lane_speed(*view.peer.port);
+      facts["peer_width"] = lanes_text(view.peer.port->link_speed());
+      facts["peer_lane_speed"] = lane_rate_text(view.peer.port->link_speed());
     }
+    if (std::string slow = view.slow_link(); !slow.empty()) facts["slow_link"] = std::move(slow);
     if (view.peer_sm) {
       facts["peer_sm_guid"] = to_string(view.peer_sm->guid());
       facts["peer_sm_state"] = verbs::to_string(view.peer_sm->state());

@@ -189,6 +189,15 @@ bool View::active() const {
          peer.port->state() == PortState::active && own_lid() != kNoLid && peer_lid() != kNoLid;
 }
 
+std::string View::slow_link() const {
+  if (!active()) return {};
+  const verbs::LinkSpeed present = own.port->link_speed(),
+                         possible = own.port->fastest_link_speed(*peer.port);
+  if (present.lanes >= possible.lanes && present.lane_rate >= possible.lane_rate) return {};
+  return "the link runs at " + lanes_text(present) + " " + lane_rate_text(present) + ", and both ends can " +
+         lanes_text(possible) + " " + lane_rate_text(possible);
+}
+
 bool View::to_oneself() const {
   return own.node && peer.node && own.node->node_guid() == peer.node->node_guid();
 }
@@ -679,7 +688,10 @@ void SubnetManager::settle() {
     if (view_.own.port->state() != PortState::active || view_.peer.port->state() != PortState::active)
       return back_off("a port does not become Active");
   }
-  if (std::exchange(bringing_up_, false)) view_.bring_up_requests = sweep_requests_;
+  if (std::exchange(bringing_up_, false)) {
+    view_.bring_up_requests = sweep_requests_;
+    if (std::string slow = view_.slow_link(); !slow.empty()) note(Notice::Level::warning, std::move(slow));
+  }
   enter(Stage::settled);
   polls_ = 0;
   take_inventory();

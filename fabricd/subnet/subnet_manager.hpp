@@ -121,6 +121,8 @@ struct View {
   [[nodiscard]] bool active() const;
   [[nodiscard]] Lid own_lid() const { return own.port ? own.port->lid() : kNoLid; }
   [[nodiscard]] Lid peer_lid() const { return peer.port ? peer.port->lid() : kNoLid; }
+  /// In words, where the link is slower than both ends can; else empty.
+  [[nodiscard]] std::string slow_link() const;
   /// Both ends are ports of one adapter (or the very same port).
   [[nodiscard]] bool to_oneself() const;
 };

@@ -57,8 +57,8 @@ void change(PortInfo info, fuzz::Input& in) {
   info.set_m_key_protection(in.byte());
   info.set_m_key_lease(std::chrono::seconds(in.number<std::uint16_t>()));
   info.keep_link_width_and_speed();
-  use(to_string(info.state()).size() + info.physical_state() + info.link_width_active() +
-      info.link_speed_active() + info.link_speed_ext_active() + info.local_port() + info.guid_cap());
+  use(to_string(info.state()).size() + info.physical_state() + lanes_text(info.link_speed()).size() +
+      lane_rate_text(info.fastest_link_speed(before)).size() + info.local_port() + info.guid_cap());
   FUZZ_REQUIRE(info.capability_mask() == before.capability_mask() && info.mtu_cap() == before.mtu_cap() &&
                info.vl_cap() == before.vl_cap() && info.m_key() == key && info.lid() == lid);
 }

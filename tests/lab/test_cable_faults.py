@@ -3,7 +3,7 @@
 import json
 import unittest
 
-from lab import Lab, wait_until
+from lab import BUILD, Lab, wait_until
 
 
 class CableFaults(unittest.TestCase):
@@ -47,6 +47,25 @@ class CableFaults(unittest.TestCase):
             self.lab.lab(*command)
             wait_until(lambda: self.lab.run("h1", "ping", "-c", "1", "-W", "1", "h2", check=False).returncode == 0,
                        what=f"{command}: fabricd makes the cable Active again")
+
+    def test_slow_link(self):
+        """As a bad plug leaves it: it works, on one lane of four, and fabricctl says so."""
+        def retrain(width):
+            for command in ("width", width), ("reset",):
+                self.lab.run("h1", "ibportstate", "-P", "2", "-D", "0", "2", *command)
+
+        def text(command):
+            return self.lab.run("h1", BUILD / "fabricctl", command).stdout
+
+        slow = "port 2: the link runs at 1x 25 Gbit/s, and both ends can 4x 25 Gbit/s"
+        retrain("1")
+        wait_until(lambda: slow in text("cable"), what="the slow link is named")
+        self.assertIn(slow.removeprefix("port 2: "), text("log"))
+        doctor = self.lab.fabricctl("h1", "doctor", check=False)
+        self.assertIn("cable-slow", [finding["check"] for finding in doctor["findings"]], doctor)
+        retrain("3")
+        wait_until(lambda: "connected" in (cables := text("cable")) and slow not in cables,
+                   what="the link is as fast as it can be")
 
     def test_what_is_refused(self):
         for arguments in ("h1", "h2", "--delay", "5"), ("h1", "h2", "--loss", "120%"), ("h1/7",), ("h1", "h3"):

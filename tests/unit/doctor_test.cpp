@@ -83,6 +83,9 @@ TEST(Doctor, CablesOfThisHost) {
   EXPECT_THAT(only(evidence, "cable-flaps").evidence, HasSubstr("3 times"));
   evidence.cables[1].damped = true;
   EXPECT_THAT(only(evidence, "cable-damped").text, HasSubstr("port 2"));
+  evidence = healthy();
+  evidence.cables[1].slow_link = "the link runs at 1x";
+  EXPECT_THAT(only(evidence, "cable-slow").text, HasSubstr("port 2"));
 }
 
 TEST(Doctor, CablesOfTheFabric) {

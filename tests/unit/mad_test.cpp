@@ -77,6 +77,7 @@ TEST(PortInfo, FieldsAreWhereTheSpecificationHasThem) {
   store_big_endian<2>(bytes, 18, 0x0304);             // MasterSMLID
   store_big_endian<4>(bytes, 20, 0x02514848 | 2);     // CapabilityMask
   bytes[28] = 2;                                      // LocalPortNum
+  bytes[30] = 0x1B;                                   // LinkWidthSupported
   bytes[31] = 8;                                      // LinkWidthActive
   bytes[32] = 0x74;                                   // LinkSpeedSupported, PortState
   bytes[33] = 0x52;                                   // PortPhysicalState, LinkDownDefaultState
@@ -94,11 +95,21 @@ TEST(PortInfo, FieldsAreWhereTheSpecificationHasThem) {
   EXPECT_EQ(info.sm_lid(), Lid{0x0304});
   EXPECT_TRUE(info.is_sm());
   EXPECT_EQ(info.local_port(), 2);
-  EXPECT_EQ(info.link_width_active(), 8);
   EXPECT_EQ(info.state(), PortState::active);
   EXPECT_EQ(info.physical_state(), 5);
   EXPECT_EQ(info.lmc(), 1);
-  EXPECT_EQ(info.link_speed_active(), 4);
+  EXPECT_EQ(info.link_speed(), (LinkSpeed{12, 100}));
+  EXPECT_EQ(info.fastest_link_speed(info), (LinkSpeed{12, 100}));
+  bytes[30] = 0x13;
+  bytes[32] = 0x34;
+  bytes[62] = 0x17;  // LinkSpeedExtActive, LinkSpeedExtSupported
+  const PortInfo other{std::span<const std::uint8_t, 64>(bytes)};
+  EXPECT_EQ(other.link_speed(), (LinkSpeed{12, 140}));
+  EXPECT_EQ(info.fastest_link_speed(other), (LinkSpeed{4, 50})) << "1x, 2x and 4x, of the older speeds";
+  EXPECT_EQ(other.fastest_link_speed(other), (LinkSpeed{4, 500}));
+  EXPECT_EQ(lanes_text(other.link_speed()) + " " + lane_rate_text(other.link_speed()), "12x 14 Gbit/s");
+  EXPECT_EQ(lane_rate_text({4, 25}), "2.5 Gbit/s");
+  EXPECT_EQ(lane_rate_text({}), "unknown");
   EXPECT_EQ(info.neighbor_mtu(), 5);
   EXPECT_EQ(info.sm_sl(), 3);
   EXPECT_EQ(info.vl_cap(), 4);

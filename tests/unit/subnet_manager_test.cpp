@@ -405,6 +405,26 @@ TEST(SubnetManager, GivesServiceLevelsALaneThatExists) {
   EXPECT_EQ(*cable.view(0).peer.sl_to_vl, repaired);
 }
 
+TEST(SubnetManager, NamesASlowLink) {
+  Cable cable = make_cable();
+  cable.plug();
+  cable.start(0);
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  EXPECT_EQ(cable.view(0).slow_link(), "");
+  cable.unplug();
+  for (auto& side : cable.sides) {
+    auto bytes = side.sma.port.bytes();
+    bytes[31] = 1;  // LinkWidthActive: 1x
+    side.sma.port = PortInfo(std::span<const std::uint8_t, 64>(bytes));
+  }
+  cable.run(1s);
+  cable.plug();
+  ASSERT_TRUE(cable.run_until([&] { return cable.converged(); }, 1s));
+  const std::string slow = cable.view(0).slow_link();
+  EXPECT_NE(slow.find("at 1x 25 Gbit/s, and both ends can 4x 25 Gbit/s"), std::string::npos) << slow;
+  EXPECT_EQ(std::ranges::count(cable.sides[0].notes, slow), 1);
+}
+
 TEST(SubnetManager, ReadsADescriptionAgainWhenTheAdapterSaysThatItChanged) {
   Cable cable = make_cable();
   cable.plug();

@@ -53,9 +53,10 @@ struct Sma {
     bytes = {};
     verbs::store_big_endian<4>(bytes, 20, 1U << 25);  // client reregistration
     bytes[28] = number;
+    bytes[30] = 3;     // 1x and 4x
     bytes[31] = 2;     // 4x
     bytes[37] = 0x40;  // VLCap VL0-7
-    bytes[62] = 0x20;  // 25 Gbit/s a lane
+    bytes[62] = 0x23;  // 25 Gbit/s a lane, and 14
     bytes[41] = 0x05;  // MTUCap 4096
     bytes[39] = 8;     // VLArbitrationHighCap
     bytes[40] = 8;     // VLArbitrationLowCap

@@ -254,6 +254,8 @@ std::string view_cables(const json::object& answer, bool coloured) {
     if (!connected && !text_of(cable, "reason").empty()) {
       notes += fmt::format("port {}: {}\n", port_of(cable, "port"), text_of(cable, "reason"));
     }
+    if (const std::string slow = text_of(object_of(cable, "facts"), "slow_link"); !slow.empty())
+      notes += fmt::format("port {}: {}\n", port_of(cable, "port"), slow);
     if (!text_of(cable, "last_reason").empty()) {
       notes += fmt::format("port {}: last lost by {}: {}\n", port_of(cable, "port"),
                            text_of(cable, "last_detector"), text_of(cable, "last_reason"));

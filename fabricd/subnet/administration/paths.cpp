@@ -257,38 +257,9 @@ std::uint8_t rate_order(std::uint8_t code) {
 }
 
 std::uint8_t rate_code(const PortInfo& info) {
-  const unsigned lanes = [&] {
-    switch (info.link_width_active()) {
-      case 1:
-        return 1U;
-      case 2:
-        return 4U;
-      case 4:
-        return 8U;
-      case 8:
-        return 12U;
-      case 16:
-        return 2U;
-      default:
-        return 0U;
-    }
-  }();
-  const unsigned lane = [&] {
-    switch (info.link_speed_ext_active()) {
-      case 1:
-        return 140U;
-      case 2:
-        return 250U;
-      case 4:
-        return 500U;
-      case 8:
-        return 1000U;
-      default:
-        return 25U * info.link_speed_active();  // 1, 2, 4: 2.5, 5, 10 Gbit/s
-    }
-  }();
+  const verbs::LinkSpeed speed = info.link_speed();
   for (const auto& rate : kRates)
-    if (rate.gigabits_by_ten == lanes * lane) return rate.code;
+    if (rate.gigabits_by_ten == speed.lanes * speed.lane_rate) return rate.code;
   return 0;
 }
 
