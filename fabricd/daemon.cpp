@@ -13,15 +13,16 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
-#include <systemd/sd-daemon.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/local/datagram_protocol.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <csignal>
+#include <cstdlib>
 
 #include "fabricd/control/answers.hpp"
 #include "fabricd/control/server.hpp"
@@ -62,7 +63,7 @@ class Daemon {
       if (!error) shut_down(signal);
     });
     begin_state();
-    sd_notify(0, "READY=1\nSTATUS=Looking for an adapter");
+    tell_systemd("READY=1\nSTATUS=Looking for an adapter");
     asio::co_spawn(io_, start_host(), [this](const std::exception_ptr& failure) {
       failure_ = failure;
       if (failure) io_.stop();
@@ -132,15 +133,30 @@ class Daemon {
         });
     answers_.set_host(host_.get());
     for (;;) {
-      sd_notifyf(0, "STATUS=Running with %zu ports", host_->cables().size());
+      tell_systemd(fmt::format("STATUS=Running with {} ports", host_->cables().size()));
       pause.expires_after(kAdapterPoll);
       co_await pause.async_wait(asio::use_awaitable);
       host_->follow_adapters(verbs::Device::names());
     }
   }
 
+  /// One datagram, as sd_notify(3) specifies it. Its library brings six others, each of which a start waits
+  /// for.
+  void tell_systemd(const std::string& state) {
+    const char* socket = std::getenv("NOTIFY_SOCKET");
+    if (socket == nullptr) return;
+    std::string address = socket;
+    if (address.starts_with('@')) address[0] = '\0';
+    try {
+      asio::local::datagram_protocol::socket sender(io_, asio::local::datagram_protocol());
+      sender.send_to(asio::buffer(state), {address});
+    } catch (const boost::system::system_error& error) {
+      spdlog::warn("cannot tell systemd at {}: {}", socket, error.what());
+    }
+  }
+
   void shut_down(int signal) {
-    sd_notify(0, "STOPPING=1");
+    tell_systemd("STOPPING=1");
     spdlog::info("stopping: {}", strsignal(signal));
     answers_.set_host(nullptr);
     host_.reset();

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
 
 from lab import BUILD, Lab
@@ -72,6 +73,27 @@ class BringUp(unittest.TestCase):
             if times[-1] < 2000:
                 break
         self.assertLess(min(times), 2000, f"milliseconds: {times}")
+
+
+class TellsSystemd(unittest.TestCase):
+    def test_both_kinds_of_address(self):
+        listen = (r"import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)" "\n"
+                  r"s.bind(sys.argv[1].replace('@', '\0')); print('bound', flush=True)" "\n"
+                  r"while True: print(s.recv(4096).decode().split('\n'), flush=True)")
+        with Lab(hosts=2, fabricd=False) as lab, tempfile.TemporaryDirectory() as directory:
+            for address in f"{directory}/notify", "@fabricd-test":
+                with lab.program("h1", sys.executable, "-c", listen, address) as listener:
+                    self.assertEqual(listener.stdout.readline(), "bound\n")
+                    with lab.program("h1", "env", f"NOTIFY_SOCKET={address}", BUILD / "fabricd", "--state", directory,
+                                     "--socket", f"{directory}/control", stderr=subprocess.PIPE) as daemon:
+                        self.assertEqual(listener.stdout.readline(), "['READY=1', 'STATUS=Looking for an adapter']\n")
+                        self.assertEqual(listener.stdout.readline(), "['STATUS=Running with 2 ports']\n")
+                        daemon.terminate()
+                        line = "['STATUS=Running with 2 ports']\n"
+                        while line == "['STATUS=Running with 2 ports']\n":
+                            line = listener.stdout.readline()
+                        self.assertEqual(line, "['STOPPING=1']\n")
+                        self.assertEqual(daemon.wait(timeout=20), 0)
 
 
 class HostsFeelLikeHosts(unittest.TestCase):
