@@ -107,10 +107,19 @@ void Device::dispatch_events() {
         handler(event.event_type);
         break;
       }
+      case IBV_EVENT_DEVICE_FATAL:
+        failed_ = true;
+        [[fallthrough]];
       default:
         if (other_handler_) other_handler_(event);
     }
   }
+  // Nothing more will come, and the descriptor stays readable for ever: the driver let go, or died,
+  // wordlessly.
+  if (errno == EAGAIN || errno == EINTR || std::exchange(failed_, true)) return;
+  event = {};
+  event.event_type = IBV_EVENT_DEVICE_FATAL;
+  if (other_handler_) other_handler_(event);
 }
 
 std::string to_string(const ibv_gid& gid) {

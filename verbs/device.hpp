@@ -53,7 +53,8 @@ class Device {
   void on_other_event(OtherEventHandler handler);
 
   [[nodiscard]] int event_descriptor() const { return context_->async_fd; }
-  /// Reads and acknowledges all events there are, and calls the handlers. Never blocks.
+  /// Reads and acknowledges all events there are, and calls the handlers. Never blocks. An adapter that is
+  /// gone without a word is an IBV_EVENT_DEVICE_FATAL.
   void dispatch_events();
 
  private:
@@ -63,6 +64,7 @@ class Device {
   std::uint8_t port_count_ = 0;
   std::map<std::uint8_t, PortEventHandler> port_handlers_;
   OtherEventHandler other_handler_;
+  bool failed_ = false;  ///< and has been said to have
 };
 
 /// A GID as IPv6 text.

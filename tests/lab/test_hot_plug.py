@@ -1,9 +1,14 @@
 """Adapters are taken out, put in and fail while fabricd runs: traffic goes round, and comes back by itself."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 import unittest
+from pathlib import Path
 
-from lab import Lab, wait_until
+from lab import BUILD, Lab, wait_until
 from test_bring_up import ping_every_pair
 from test_faults import Ping
 from test_routes import events
@@ -104,6 +109,25 @@ class HotPlug(unittest.TestCase):
         wait_until(lambda: lab.path("h2", "h3") == ["h2", "h3"], what="the ring is closed")
         ping_every_pair(self, lab)
         self.assertEqual(events(lab, "h2", "adapter-here")[-1]["text"], "adapter softhca1 is there")
+
+    def test_adapter_dies_without_a_word(self):
+        """As under a driver that crashes: no event, but every call fails. The daemons answer, and use no processor."""
+        lab = self.up(hosts=2)
+        daemon = lab.fabricd_pid("h1")
+        os.kill(int((lab.directory / "softhca.pid").read_text().split()[0]), signal.SIGKILL)
+
+        def control(command):  # fabric-lab needs the hardware
+            return subprocess.run(["ip", "netns", "exec", f"{lab.name}-h1", BUILD / "fabricctl", "-s",
+                                   lab.directory / "h1" / "fabricd.sock", command], capture_output=True, text=True)
+
+        wait_until(lambda: "softhca0 has failed" in control("log").stdout, what="the adapter's end is noticed")
+
+        def used():  # in clock ticks, a hundredth of a second each
+            return sum(map(int, Path(f"/proc/{daemon}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+        begin = used()
+        time.sleep(1)
+        self.assertLess(used() - begin, 30)
 
     def test_tools_see_what_is_there(self):
         lab = self.up(shape=two_adapters("h2"), fabricd=False)
