@@ -51,16 +51,16 @@ class Manager:
         self.lab, self.host, self.port, self.kind = lab, host, port, kind
         self.directory = Path(lab.directory.name, f"{kind}-{host}-{port}".replace("/", "-"))
         self.directory.mkdir(exist_ok=True)
+        # In a network namespace of its own, for fabricd's interface.
         if kind == "fabricd":
-            # In a network namespace of its own, for its interface.
-            command = ["unshare", "-n", os.path.join(BUILD, "fabricd"), "--state", str(self.directory), "--socket",
+            command = [os.path.join(BUILD, "fabricd"), "--state", str(self.directory), "--socket",
                        str(self.directory / "socket")]
         else:
             options = self.directory / "conf"
             options.write_text(FAST if kind == "OpenSM, fast" else "")
             command = ["opensm", "-F", str(options), "-f", str(self.directory / "log"), "-g",
                        lab.port(f"{host}/{port}")["guid"]]
-        self.process = lab.start(host, *command)
+        self.process = lab.start(host, "unshare", "-n", *command)
 
     def kill(self):
         self.process.kill()
