@@ -182,6 +182,8 @@ TimePoint now() {
   return TimePoint(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
 }
 
+constexpr auto kSpin = std::chrono::microseconds(50);
+
 class Hardware final : private Model::Surroundings, private KernelMad::Users {
  public:
   explicit Hardware(const HardwareOptions& options)
@@ -232,8 +234,16 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
       patience.tv_nsec = (left % std::chrono::seconds(1)).count();
     }
     std::array<epoll_event, 64> ready;
-    const int count =
-        ::epoll_pwait2(epoll_.get(), ready.data(), ready.size(), timer ? &patience : nullptr, nullptr);
+    // Who has just been asked for something is often asked for more at once, and being woken takes longer
+    // than everything that is done then: it looks for a moment before it sleeps, as long as that pays.
+    const auto begin = now();
+    int count = 0;
+    do count = ::epoll_wait(epoll_.get(), ready.data(), ready.size(), 0);
+    while (count == 0 && now() - begin < spin_ && (!timer || now() < *timer));
+    if (count == 0) {
+      count = ::epoll_pwait2(epoll_.get(), ready.data(), ready.size(), timer ? &patience : nullptr, nullptr);
+      spin_ = now() - begin < kSpin ? kSpin : Duration(0);
+    }
     if (count < 0 && errno != EINTR) fail("epoll_pwait2");
     for (int i = 0; i < count; ++i) {
       Endpoint& endpoint = *static_cast<Endpoint*>(ready[i].data.ptr);
@@ -718,6 +728,7 @@ class Hardware final : private Model::Surroundings, private KernelMad::Users {
   Descriptor epoll_;
   std::map<std::pair<ClientId, std::uint64_t>, Descriptor> published_;
   ClientId next_client_ = 1;
+  Duration spin_{0};  ///< how long it looks before it sleeps
   bool something_closed_ = false;
   bool stopping_ = false;
 };
