@@ -251,7 +251,8 @@ class Servers(TwoHosts):
         if FULL:  # these wait
             flows += [["e"], *(["m", "-M", mode] for mode in "234")]
         for flow in flows:
-            text = self.lab.run("h2", "osmtest", "-f", *flow, "-g", H2, "-i", inventory)
+            status, text = self.lab.outcome("h2", "osmtest", "-f", *flow, "-g", H2, "-i", inventory)
+            self.assertEqual(status, 0, text)
             self.assertRegex(text, r'OSMTEST: TEST ".*" PASS\n', flow)
             self.assertNotIn("FAIL", text, flow)
 

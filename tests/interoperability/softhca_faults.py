@@ -187,6 +187,23 @@ class Data(TwoHosts):
             self.lab.control("block", **{"from": end}, on=False)
             self.assertIn("10 iters in", self.pair("ibv_rc_pingpong", "-n", "10")[0])
 
+    def test_one_way_answers(self):
+        """What a READ brings back is sent, and does not arrive."""
+        port = free_port()
+        common = "ib_read_bw", "-F", "-d", "softhca0", "-p", str(port), "-D", "60"
+        server = self.lab.start("h1", *common, "-i", "2")
+        wait_for(lambda: listening(port), "the server listens")
+        begin = self.counter("h2/1", "rcv_packets")
+        client = self.lab.start("h2", *common, "-i", "1", "localhost", output=subprocess.PIPE)
+        wait_for(lambda: self.counter("h2/1", "rcv_packets") > begin + 1000, "traffic flows")
+        self.lab.control("block", **{"from": "h1/2"})
+        self.addCleanup(self.lab.control, "block", **{"from": "h1/2", "on": False})
+        self.assertIn("Failed status 12", "".join(client.communicate(timeout=softhca_lab.DEADLINE)))
+        # 64 KiB are sixteen packets, sent eight times; what else may be lost are some MADs.
+        lost = self.counter("h1/2", "xmit_packets") - self.counter("h2/1", "rcv_packets")
+        self.assertGreaterEqual(lost, 8 * 16)
+        self.lab.stop(server)
+
     def test_silent_cut(self):
         self.lab.control("cut", a="h1", b="h2", silent=True)
         self.refuse()

@@ -57,10 +57,7 @@ bool is_read(std::uint8_t opcode) {
 }
 
 /// What goes out for a message; the request of READ and of an atomic is one packet without payload.
-struct Sent {
-  std::uint64_t octets, packets;
-};
-Sent request_of(const Message& message) {
+Wire::Sent request_of(const Message& message) {
   if (is_read(message.opcode)) return {8, 1};
   return {message.length + std::uint64_t{8} * message.packets, message.packets};
 }
@@ -156,19 +153,23 @@ void Wire::count(SharedQp& from, std::uint32_t to_port, const Message& message) 
     bump(traffic.caused[Traffic::out_multicast], message.packets);
 }
 
-/// What READ and atomics bring back, to a queue pair whose request has been counted.
-void Wire::count_answer(SharedQp& from, std::uint32_t to_port, const Message& message) {
-  if (to_port == from.port || !is_read(message.opcode)) return;
-  bump(from.traffic.caused[Traffic::back_octets], message.length + std::uint64_t{8} * message.packets);
-  bump(from.traffic.caused[Traffic::back_packets], message.packets);
+/// What READ and atomics bring back, to a queue pair whose request has been counted; or what the other port
+/// has sent for nothing.
+void Wire::count_answer(SharedQp& from, const Target& target, const Message& message) const {
+  if (target.port == from.port || !is_read(message.opcode)) return;
+  const Sent answer{message.length + std::uint64_t{8} * message.packets, message.packets};
+  if (!target.answers) return count_lost(target.port, answer, false);
+  bump(from.traffic.caused[Traffic::back_octets], answer.octets);
+  bump(from.traffic.caused[Traffic::back_packets], answer.packets);
 }
 
 void Wire::lose(const SharedQp& from, std::uint32_t dlid, const Message& message) const {
-  SharedPort& port = lab_.port(from.port);
-  if (!active(port) || loops_back(from, dlid)) return;
-  const Sent sent = request_of(message);
-  const bool multicast = message.route != nullptr && dlid >= kFirstMulticastLid;
-  SharedCounters& counters = port.counters;
+  if (!active(lab_.port(from.port)) || loops_back(from, dlid)) return;
+  count_lost(from.port, request_of(message), message.route != nullptr && dlid >= kFirstMulticastLid);
+}
+
+void Wire::count_lost(std::uint32_t from_port, Sent sent, bool multicast) const {
+  SharedCounters& counters = lab_.port(from_port).counters;
   counters.xmit_data += sent.octets;
   counters.xmit_packets += sent.packets;
   (multicast ? counters.multicast_xmit_packets : counters.unicast_xmit_packets) += sent.packets;
@@ -213,7 +214,7 @@ Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& mess
   }
   to->lock.unlock();
   tell(delivery);
-  if (reception.response == Response::acknowledged) count_answer(from, target.port, message);
+  if (reception.response == Response::acknowledged) count_answer(from, target, message);
   if (reliable && !target.answers) return {};
   return reception;
 }

@@ -60,6 +60,9 @@ struct Reception {
 
 class Wire {
  public:
+  struct Sent {
+    std::uint64_t octets, packets;
+  };
   Wire(Lab lab, Session& session, std::uint32_t seat);
 
   /// Connected transports. `from` is a queue pair of this process, in RTS.
@@ -131,7 +134,8 @@ class Wire {
   void datagram_to(std::uint32_t port, std::uint32_t qpn, const SharedQp& from, std::uint32_t from_qpn,
                    const Message& message);
   void count(SharedQp& from, std::uint32_t to_port, const Message& message) const;
-  static void count_answer(SharedQp& from, std::uint32_t to_port, const Message& message);
+  void count_answer(SharedQp& from, const Target& target, const Message& message) const;
+  void count_lost(std::uint32_t from_port, Sent sent, bool multicast) const;
 
   Lab lab_;
   Session& session_;
