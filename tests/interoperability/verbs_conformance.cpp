@@ -2,9 +2,9 @@
 //
 //   verbs_conformance [options] DEVICE/PORT DEVICE/PORT
 //
-// Runs on any two ports that can reach each other over InfiniBand, real or not: one process (side a) uses the
-// first, a child (side b) the second. Every check runs in both at the same time; they meet at barriers and
-// exchange what they need over a socket pair. Prints one line per check, exits 0 if all hold.
+// Runs on any two ports that can reach each other, over InfiniBand or RoCE, real or not: of each check one
+// process (side a) uses the first, another one (side b) the second. They meet at barriers and exchange what
+// they need over a socket pair. Prints one line per check, exits 0 if all hold.
 //
 //   --host-b NAME   side b's $SOFTHCA_HOST (software HCA only: hosts are chosen by the environment)
 //   --cut CMD, --mend CMD   shell commands that cut and mend the cable between the ports; without them the
@@ -30,6 +30,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "verbs_way.hpp"
 
 namespace {
 
@@ -85,6 +87,7 @@ struct Port {
   int number = 1;
   ibv_pd* pd = nullptr;
   ibv_port_attr attr{};
+  PortAddress address;
 
   Port(const std::string& device, int number_) : number(number_) {
     int count = 0;
@@ -95,6 +98,7 @@ struct Port {
     if (context == nullptr) throw Failure("no device " + device);
     expect(ibv_query_port(context, static_cast<std::uint8_t>(number), &attr) == 0, "ibv_query_port");
     expect(attr.state == IBV_PORT_ACTIVE, device + " port " + std::to_string(number) + " is not Active");
+    address = address_of(context, static_cast<std::uint8_t>(number), attr);
     pd = ibv_alloc_pd(context);
     expect(pd != nullptr, "ibv_alloc_pd");
   }
@@ -136,8 +140,7 @@ struct Setup {
 struct Address {
   std::uint32_t qpn, psn, rkey;
   std::uint64_t memory;
-  std::uint16_t lid;
-  ibv_gid gid;
+  PortAddress port;
 };
 
 /// A queue pair with its completion queues.
@@ -192,8 +195,7 @@ struct Pair {
     attr.rq_psn = theirs.psn;
     attr.max_dest_rd_atomic = 1;
     attr.min_rnr_timer = setup.rnr_timer;
-    attr.ah_attr.dlid = theirs.lid;
-    attr.ah_attr.port_num = static_cast<std::uint8_t>(port.number);
+    attr.ah_attr = way_to(theirs.port, static_cast<std::uint8_t>(port.number));
     return ibv_modify_qp(
         qp, &attr,
         IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
@@ -223,8 +225,7 @@ struct Pair {
     Address mine{};
     mine.qpn = qp->qp_num;
     mine.psn = psn;
-    mine.lid = port.attr.lid;
-    ibv_query_gid(port.context, static_cast<std::uint8_t>(port.number), 0, &mine.gid);
+    mine.port = port.address;
     if (memory != nullptr) {
       mine.rkey = memory->mr->rkey;
       mine.memory = reinterpret_cast<std::uint64_t>(memory->bytes.data());
@@ -320,7 +321,7 @@ void fill(std::vector<std::uint8_t>& bytes, unsigned seed) {
 }
 
 struct Check {
-  Options& options;
+  const Options& options;
   Port& port;
   Peer& peer;
   bool active;  ///< side a
@@ -332,7 +333,7 @@ void states(Check& check) {
   Setup setup;
   Buffer buffer(check.port.pd, 64);
   Pair pair(check.port, setup);
-  pair.theirs = {pair.qp->qp_num, 0, 0, 0, check.port.attr.lid, {}};
+  pair.theirs = {pair.qp->qp_num, 0, 0, 0, check.port.address};
   expect(pair.post_receive(1, {buffer.sge(0, 64)}) != 0, "receive request accepted in RESET");
   expect(pair.post(IBV_WR_SEND, 1, {buffer.sge(0, 8)}) != 0, "send request accepted in RESET");
   expect_equal(pair.to_rtr(), EINVAL, "RESET to RTR");
@@ -823,12 +824,11 @@ void datagrams(Check& check) {
   Buffer buffer(check.port.pd, 8192 + 40);
   Pair pair(check.port, setup);
   pair.connect(check.peer);
-  ibv_ah_attr attr{};
-  attr.dlid = pair.theirs.lid;
-  attr.port_num = static_cast<std::uint8_t>(check.port.number);
+  const bool ethernet = pair.theirs.port.ethernet;
+  ibv_ah_attr attr = way_to(pair.theirs.port, static_cast<std::uint8_t>(check.port.number));
   ibv_ah* plain = ibv_create_ah(check.port.pd, &attr);
   attr.is_global = 1;
-  attr.grh.dgid = pair.theirs.gid;
+  attr.grh.dgid = pair.theirs.port.gid;
   attr.grh.hop_limit = 64;
   attr.grh.traffic_class = 3;
   attr.grh.flow_label = 0x12345;
@@ -864,8 +864,8 @@ void datagrams(Check& check) {
     expect_equal(wc.imm_data, htobe32(2), "the one with the wrong Q_Key is not delivered");
     expect_equal(wc.byte_len, 140, "length with the place of the GRH");
     expect_equal(wc.src_qp, pair.theirs.qpn, "source queue pair");
-    expect_equal(wc.slid, pair.theirs.lid, "source LID");
-    expect((wc.wc_flags & IBV_WC_GRH) == 0, "GRH flag without a GRH");
+    if (!ethernet) expect_equal(wc.slid, pair.theirs.port.lid, "source LID");
+    expect(((wc.wc_flags & IBV_WC_GRH) != 0) == ethernet, "GRH flag without a GRH");
     wc = expect_success(pair.recv_cq, "datagram with a global route");
     expect((wc.wc_flags & IBV_WC_GRH) != 0, "GRH flag");
     expect_equal(wc.byte_len, mtu + 40, "length");
@@ -873,7 +873,7 @@ void datagrams(Check& check) {
     std::memcpy(&grh, buffer.bytes.data(), 40);
     expect_equal(be32toh(grh.version_tclass_flow), 6U << 28 | 3U << 20 | 0x12345U,
                  "version, class, flow label");
-    expect(std::memcmp(&grh.sgid, &pair.theirs.gid, 16) == 0, "source GID");
+    expect(std::memcmp(&grh.sgid, &pair.theirs.port.gid, 16) == 0, "source GID");
     expect(
         std::equal(sent.begin(), sent.begin() + static_cast<std::ptrdiff_t>(mtu), buffer.bytes.begin() + 40),
         "content");
@@ -881,7 +881,9 @@ void datagrams(Check& check) {
     expect_equal(ibv_init_ah_from_wc(check.port.context, static_cast<std::uint8_t>(check.port.number), &wc,
                                      &grh, &back),
                  0, "ibv_init_ah_from_wc");
-    expect(back.is_global == 1 && back.dlid == pair.theirs.lid && back.grh.flow_label == 0x12345, "way back");
+    expect(back.is_global == 1 && (ethernet || back.dlid == pair.theirs.port.lid) &&
+               back.grh.flow_label == 0x12345,
+           "way back");
     expect_nothing(pair.recv_cq, "datagrams");
     check.peer.meet();
   }
@@ -1435,37 +1437,50 @@ const std::vector<Named> kChecks = {
     {"cable cut and mended", cut_and_mended, true},
 };
 
-int run_side(Options& options, int side, int socket) {
+/// One side of a check; what is wrong, or nothing.
+std::string run_side(const Options& options, const Named& named, int side, int socket) {
   Peer peer(socket);
   try {
     Port port(options.device[side], options.port[side]);
     peer.meet();
-    for (const Named& named : kChecks) {
-      if (named.needs_cut && options.cut.empty()) continue;
-      if (!options.only.empty() && std::string(named.name).find(options.only) == std::string::npos) continue;
-      Check check{options, port, peer, side == 0};
-      std::string problem;
-      try {
-        named.run(check);
-      } catch (const Failure& failure) {
-        problem = failure.what();
-      }
-      if (problem.empty()) {
-        if (side == 0) std::printf("ok      %s\n", named.name);
-      } else {
-        std::printf("FAILED  %s, side %c: %s\n", named.name, side == 0 ? 'a' : 'b', problem.c_str());
-        std::fflush(stdout);
-        return 1;  // the sides are out of step: the other one notices that this one is gone
-      }
-      std::fflush(stdout);
-    }
+    Check check{options, port, peer, side == 0};
+    named.run(check);
     ibv_dealloc_pd(port.pd);
     ibv_close_device(port.context);
   } catch (const Failure& failure) {
-    std::printf("FAILED  side %c: %s\n", side == 0 ? 'a' : 'b', failure.what());
-    return 1;
+    return failure.what();
   }
-  return 0;
+  return {};
+}
+
+/// In two processes of its own, so that one that fails leaves nothing to the next one.
+bool run(const Options& options, const Named& named) {
+  int sockets[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) != 0) return false;
+  pid_t sides[2];
+  for (int side = 0; side < 2; ++side) {
+    sides[side] = fork();
+    if (sides[side] != 0) continue;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(sockets[1 - side]);
+    if (side == 1 && !options.host_b.empty()) setenv("SOFTHCA_HOST", options.host_b.c_str(), 1);
+    const std::string problem = run_side(options, named, side, sockets[side]);
+    if (!problem.empty()) std::printf("FAILED  %s, side %c: %s\n", named.name, "ab"[side], problem.c_str());
+    std::fflush(stdout);
+    _exit(problem.empty() ? 0 : 1);
+  }
+  close(sockets[0]);
+  close(sockets[1]);
+  bool good = true;
+  for (const pid_t side : sides) {
+    int status = 0;
+    waitpid(side, &status, 0);
+    if (WIFSIGNALED(status)) std::printf("FAILED  %s: %s\n", named.name, strsignal(WTERMSIG(status)));
+    good = good && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  }
+  if (good) std::printf("ok      %s\n", named.name);
+  std::fflush(stdout);
+  return good;
 }
 
 bool parse_port(const std::string& text, std::string& device, int& port) {
@@ -1501,21 +1516,11 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: verbs_conformance [options] DEVICE/PORT DEVICE/PORT\n");
     return 2;
   }
-  int sockets[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) != 0) return 2;
-  const pid_t child = fork();
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    close(sockets[0]);
-    if (!options.host_b.empty()) setenv("SOFTHCA_HOST", options.host_b.c_str(), 1);
-    const int result = run_side(options, 1, sockets[1]);
-    std::fflush(stdout);
-    _exit(result);
+  bool good = true;
+  for (const Named& named : kChecks) {
+    if (named.needs_cut && options.cut.empty()) continue;
+    if (std::string(named.name).find(options.only) == std::string::npos) continue;
+    good = run(options, named) && good;
   }
-  close(sockets[1]);
-  const int mine = run_side(options, 0, sockets[0]);
-  close(sockets[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  return mine != 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0 ? 1 : 0;
+  return good ? 0 : 1;
 }

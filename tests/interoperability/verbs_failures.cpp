@@ -23,6 +23,8 @@
 #include <string>
 #include <vector>
 
+#include "verbs_way.hpp"
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -37,6 +39,10 @@ constexpr std::uint32_t kLimit = 8;  // of work requests and completions, where 
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+/// The ports do not have what the case is about.
+struct LeftOut : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 void expect(bool condition, const std::string& what) {
   if (!condition) throw Failure(what);
 }
@@ -49,6 +55,7 @@ struct Port {
   ibv_context* context = nullptr;
   std::uint8_t number = 1;
   ibv_port_attr attr{};
+  PortAddress address;
 
   explicit Port(const std::string& name) {
     const auto slash = name.find('/');
@@ -60,6 +67,7 @@ struct Port {
     expect(context != nullptr, "no device " + name);
     expect(ibv_query_port(context, number, &attr) == 0, "ibv_query_port");
     expect(attr.state == IBV_PORT_ACTIVE, name + " is not Active");
+    address = address_of(context, number, attr);
   }
 };
 
@@ -136,13 +144,15 @@ class Lane {
       expect(ibv_post_recv(target.qp, &wr, &bad) == 0, "receive request");
     }
     const auto peer = target.qp->qp_num ^ plan.wrong_qpn;
-    const auto lid = static_cast<std::uint16_t>(far.attr.lid ^ plan.wrong_lid);
-    expect(to_rtr(near, source.qp, plan.type, peer, lid, psn, plan.requester_mtu, 1) == 0,
+    if (plan.wrong_lid != 0 && far.address.ethernet) throw LeftOut("there are no LIDs");
+    PortAddress there = far.address;
+    there.lid ^= plan.wrong_lid;
+    expect(to_rtr(near, source.qp, plan.type, peer, there, psn, plan.requester_mtu, 1) == 0,
            "requester to RTR");
     expect(to_rts(source.qp, plan.type, psn + static_cast<std::uint32_t>(plan.psn_ahead)) == 0,
            "requester to RTS");
     if (plan.responder_state != IBV_QPS_INIT) {
-      expect(to_rtr(far, target.qp, plan.responder_type, source.qp->qp_num ^ plan.wrong_peer, near.attr.lid,
+      expect(to_rtr(far, target.qp, plan.responder_type, source.qp->qp_num ^ plan.wrong_peer, near.address,
                     psn, plan.responder_mtu, plan.responder_reads) == 0,
              "responder to RTR");
       if (plan.responder_state != IBV_QPS_RTR)
@@ -154,9 +164,7 @@ class Lane {
       }
     }
     if (plan.type == IBV_QPT_UD) {
-      ibv_ah_attr attr{};
-      attr.dlid = lid;
-      attr.port_num = near.number;
+      ibv_ah_attr attr = way_to(there, near.number);
       route = ibv_create_ah(source.pd, &attr);
       expect(route != nullptr, "address handle");
     }
@@ -173,7 +181,7 @@ class Lane {
                          IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
                              (type == IBV_QPT_UD ? IBV_QP_QKEY : IBV_QP_ACCESS_FLAGS));
   }
-  static int to_rtr(Port& port, ibv_qp* qp, ibv_qp_type type, std::uint32_t peer, std::uint16_t lid,
+  static int to_rtr(Port& port, ibv_qp* qp, ibv_qp_type type, std::uint32_t peer, const PortAddress& there,
                     std::uint32_t psn, int mtu, std::uint8_t reads) {
     ibv_qp_attr attr{};
     attr.qp_state = IBV_QPS_RTR;
@@ -183,8 +191,7 @@ class Lane {
     attr.rq_psn = psn;
     attr.max_dest_rd_atomic = reads;
     attr.min_rnr_timer = 1;
-    attr.ah_attr.dlid = lid;
-    attr.ah_attr.port_num = port.number;
+    attr.ah_attr = way_to(there, port.number);
     return ibv_modify_qp(qp, &attr,
                          IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                              (type == IBV_QPT_RC ? IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER : 0));
@@ -725,8 +732,7 @@ void attributes(Port& near, Port& far) {
     attr.qp_state = IBV_QPS_RTR;
     attr.path_mtu = IBV_MTU_1024;
     attr.max_dest_rd_atomic = 1;
-    attr.ah_attr.dlid = far.attr.lid;
-    attr.ah_attr.port_num = near.number;
+    attr.ah_attr = way_to(far.address, near.number);
     bad.change(attr);
     expect_errno(ibv_modify_qp(lane.source.qp, &attr, bad.mask), {EINVAL}, bad.what);
     expect(Lane::state(lane.source.qp) == IBV_QPS_INIT, "the state stays");
@@ -744,7 +750,7 @@ void transitions(Port& near, Port& far) {
     ibv_qp* qp = lane.source.qp;
     const auto to = [&](ibv_qp_state state) {
       if (state == IBV_QPS_INIT) return Lane::to_init(near, qp, type, 0, 0);
-      if (state == IBV_QPS_RTR) return Lane::to_rtr(near, qp, type, 5, far.attr.lid, 0, 0, 1);
+      if (state == IBV_QPS_RTR) return Lane::to_rtr(near, qp, type, 5, far.address, 0, 0, 1);
       ibv_qp_attr attr{};
       attr.qp_state = state;
       if (state == IBV_QPS_RTS && Lane::state(qp) == IBV_QPS_RTR) return Lane::to_rts(qp, type, 0);
@@ -816,6 +822,8 @@ int main(int argc, char** argv) {
       } catch (const Failure& failure) {
         std::printf("FAILED  %s: %s\n", name.c_str(), failure.what());
         ++failures;
+      } catch (const LeftOut& why) {
+        std::printf("-       %s: %s\n", name.c_str(), why.what());
       }
       std::fflush(stdout);
     };

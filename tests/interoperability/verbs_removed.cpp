@@ -19,6 +19,8 @@
 #include <cstring>
 #include <string>
 
+#include "verbs_way.hpp"
+
 namespace {
 
 int failures = 0;
@@ -82,8 +84,7 @@ void connect_to_itself(ibv_context* context, std::uint8_t port, ibv_qp* qp) {
   attr.qp_state = IBV_QPS_RTR;
   attr.path_mtu = IBV_MTU_1024;
   attr.dest_qp_num = qp->qp_num;
-  attr.ah_attr.dlid = facts.lid;
-  attr.ah_attr.port_num = port;
+  attr.ah_attr = way_to(address_of(context, port, facts), port);
   require(ibv_modify_qp(qp, &attr,
                         IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                             IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) == 0,

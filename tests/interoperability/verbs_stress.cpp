@@ -1,7 +1,7 @@
 // Many threads on one adapter's port, all objects shared: what ibverbs promises to be thread-safe. Two queue
 // pairs are connected to each other over the port's own loopback. Senders post to both, pollers take from one
 // completion queue, one thread sleeps on its channel, others register memory and resize the queue meanwhile.
-// Every message arrives once and whole. For ThreadSanitizer above all; runs on any InfiniBand adapter.
+// Every message arrives once and whole. For ThreadSanitizer above all; runs on any adapter.
 //
 //   verbs_stress DEVICE/PORT [MESSAGES]
 #include <infiniband/verbs.h>
@@ -18,6 +18,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "verbs_way.hpp"
 
 namespace {
 
@@ -172,8 +174,7 @@ struct Stress {
     attr.dest_qp_num = qps[1 - i]->qp_num;
     attr.max_dest_rd_atomic = 1;
     attr.min_rnr_timer = 1;
-    attr.ah_attr.dlid = port_attr.lid;
-    attr.ah_attr.port_num = port;
+    attr.ah_attr = way_to(address_of(context, port, port_attr), port);
     require(ibv_modify_qp(qps[i], &attr,
                           IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                               IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) == 0,
