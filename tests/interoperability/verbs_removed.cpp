@@ -19,7 +19,7 @@
 #include <cstring>
 #include <string>
 
-#include "verbs_way.hpp"
+#include "verbs_programs.hpp"
 
 namespace {
 

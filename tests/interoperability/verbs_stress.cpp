@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -19,7 +20,7 @@
 #include <thread>
 #include <vector>
 
-#include "verbs_way.hpp"
+#include "verbs_programs.hpp"
 
 namespace {
 
@@ -29,7 +30,7 @@ constexpr int kSenders = 2, kPollers = 2;
 
 void require(bool condition, const char* what) {
   if (condition) return;
-  std::fprintf(stderr, "verbs_stress: %s\n", what);
+  std::fprintf(stderr, "verbs_stress: %s (errno: %s)\n", what, std::strerror(errno));
   std::_Exit(1);
 }
 

@@ -35,7 +35,8 @@ HERE = Path(__file__).resolve().parent
 MODULES = """virtio_pci virtio_net virtio_console rdma_rxe siw rdma_ucm ib_umad tun veth bridge""".split()
 # What a module needs without saying so in its list of dependencies.
 SOFT_DEPENDENCIES = {"rdma_rxe": ["crc32_generic", "crc32_pclmul"], "libcrc32c": ["crc32c_generic"]}
-OUR_PROGRAMS = ["fabricd", "fabricctl", "softhca", "libsofthca.so", "tests/announce", "tests/flow", "tests/lab_control"]
+OUR_PROGRAMS = ["fabricd", "fabricctl", "softhca", "libsofthca.so", "tests/announce", "tests/flow", "tests/lab_control",
+                "tests/verbs_conformance", "tests/verbs_failures", "tests/verbs_stress"]
 PROGRAMS = """flock nice timeout setpriv ip rdma ping iperf3 ibv_devinfo ibv_rc_pingpong rping ib_send_bw""".split()
 PROVIDERS = ["rxe", "siw"]
 

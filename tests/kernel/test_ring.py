@@ -21,6 +21,30 @@ RATE = 100  # datagrams a second of a flow
 SCALED_TIMERS = "[timers]\ndead = '5s'"
 ring = None
 
+# What Soft-RoCE of Linux 6.1 does otherwise than the specification, by what it does: checks of verbs_conformance and
+# verbs_failures, which the software HCA passes all.
+SOFT_ROCE_DIFFERS = {
+    "raises no event for a refused request, nor for the last request of a shared receive queue": (
+        "access error event", "shared receive queue", "R_Key of nobody", "one byte behind the region", "region of another",
+        "to a region without", "from a region without", "on a region without", "answers no reads"),
+    "says 'local QP operation error' for every local error": (
+        "wrong L_Key", "message longer", "L_Key of nobody", "behind its region", "receive request into a region"),
+    "refuses a misaligned atomic when it is posted": ("misaligned atomic",),
+    "adds to the responder's memory before it finds that the answer has no place": ("atomic into a region",),
+    "completes nothing that is posted in ERR": ("flush",),
+    "refuses to leave SQD while it drains": ("transitions",),
+    "frees a place in the send queue without a completion": ("selective signaling",),
+    "sends no flow label, takes datagrams longer than the MTU, and does not hear its own multicasts": (
+        "datagrams", "multicast", "datagram longer than the MTU"),
+    "has no partitions": ("P_Key of no partition", "attributes that are refused"),
+    "answers a PSN that was there before with the latest one": ("PSN that was there before",),
+    "takes unknown and unsuitable opcodes, and more than the queue holds": (
+        "requests that are refused", "operations that a transport does not have", "full queues"),
+    "sends nothing inline that was posted by ibv_wr_*": ("extended interfaces",),
+    "says EINVAL for a region in use, does not flag an invalidation, cannot change or place a region": (
+        "memory windows", "region registered again", "region at addresses of its own"),
+}
+
 
 def say(text, end=" "):
     print(text, end=end, file=sys.stderr, flush=True)
@@ -541,6 +565,19 @@ END
             guest.run(f"""kill $(cat /run/softhca.pid)
                           while ! ip link show nic1 >/dev/null 2>&1; do usleep 20000; done
                           ip link set nic1 mtu {MTU} up; rdma link add rxe1 type rxe netdev nic1""")
+
+    @undisturbed
+    def test_12_verbs_test_programs(self):
+        """What judges the software HCA, on the kernel's: the failures and the states that both agree on."""
+        before = times_up()
+        left_out = " ".join(f"--except '{name}'" for names in SOFT_ROCE_DIFFERS.values() for name in names)
+        jobs = [(ring[name].start(command), least) for name, command, least in [
+            ("h1", f"verbs_conformance {left_out} rxe0/1 rxe0/1", 14),
+            ("h2", f"verbs_failures {left_out} rxe0/1 rxe0/1", 21), ("h3", "verbs_stress rxe0/1 2000", 0)]]
+        for job, least in jobs:
+            output = job.wait(180)
+            self.assertGreaterEqual(len(re.findall("^ok ", output, re.MULTILINE)), least, output)
+        self.assertEqual(times_up(), before, "fabricd was not disturbed")
 
     # --- a device that goes and comes
 

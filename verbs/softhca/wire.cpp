@@ -203,10 +203,14 @@ Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& mess
   Delivery delivery{qp_seat(from.peer_qpn), *to, from.peer_qpn, from, from_qpn, message};
   to->lock.lock(seat_);
   const std::uint32_t state = to->state.load(std::memory_order_seq_cst);
+  // A packet names the queue pair that it goes to, not the one that it comes from: a responder takes it from
+  // whoever is at the right LID and guesses the PSN, and answers the queue pair that it is connected to.
+  const bool connected = to->peer_qpn == from_qpn;
   Reception reception;
   if ((state == state_word(IBV_QPS_RTR) || state == state_word(IBV_QPS_RTS) ||
        state == state_word(IBV_QPS_SQD) || state == state_word(IBV_QPS_SQE)) &&
-      to->type == from.type && to->port == target.port && to->peer_qpn == from_qpn && lab_.attached(*to)) {
+      to->type == from.type && to->port == target.port && has_lid(lab_.port(from.port), to->peer_lid) &&
+      (connected || !is_read(message.opcode)) && lab_.attached(*to)) {
     if (pkey_matches(from, *to))
       reception = respond(delivery);
     else
@@ -215,7 +219,7 @@ Reception Wire::send(SharedQp& from, std::uint32_t from_qpn, const Message& mess
   to->lock.unlock();
   tell(delivery);
   if (reception.response == Response::acknowledged) count_answer(from, target, message);
-  if (reliable && !target.answers) return {};
+  if (reliable && !(target.answers && connected)) return {};
   return reception;
 }
 

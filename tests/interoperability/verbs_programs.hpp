@@ -1,9 +1,13 @@
-// How the test programs address a port: by LID over InfiniBand, by GID over Ethernet.
+// What the test programs share: how they address a port (by LID over InfiniBand, by GID over Ethernet), and
+// which of their checks they run.
 #pragma once
 
 #include <infiniband/verbs.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 /// What a port is reached by. Plain bytes: processes tell each other.
 struct PortAddress {
@@ -29,4 +33,12 @@ inline ibv_ah_attr way_to(const PortAddress& there, std::uint8_t port) {
     attr.grh.hop_limit = 64;
   }
   return attr;
+}
+
+/// The name has the text of --only and none of those of --except.
+inline bool is_wanted(const std::string& name, const std::string& only,
+                      const std::vector<std::string>& except) {
+  return name.find(only) != std::string::npos &&
+         std::none_of(except.begin(), except.end(),
+                      [&](const std::string& text) { return name.find(text) != std::string::npos; });
 }
