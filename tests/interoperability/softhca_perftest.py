@@ -69,6 +69,15 @@ TABLE = (
 )
 
 
+# SOFTHCA_FULL: each option again over each transport that the program has.
+if FULL:
+    ALONE = [row for row in TABLE if "-c" not in row.arguments and not row.only and row.name not in ("plain", "extended")]
+    for _transport, _verbs, _size in ("UC", "send|write", ""), ("UD", "send", " -s 2048"):
+        TABLE += tuple(row._replace(name=f"{row.name}_over_{_transport.lower()}", only=_verbs, arguments=(
+            f"{row.arguments} -c {_transport}" + ("" if {"-a", "-s"} & set(row.arguments.split()) else _size)))
+            for row in ALONE)
+
+
 class Perftest(TwoHosts):
     def octets(self):
         """What the hardware has counted on the cable, both directions together."""
@@ -85,7 +94,7 @@ class Perftest(TwoHosts):
         duration = "-D" in arguments
         rows = re.findall(ROW["lat, duration" if duration and kind == "lat" else kind], text, re.MULTILINE)
         if "-a" in arguments:
-            sizes = ALL_SIZES
+            sizes = [size for size in ALL_SIZES if "UD" not in arguments or size <= 4096]  # the MTU
         elif "-s" in arguments:
             sizes = [int(arguments[arguments.index("-s") + 1])]
         else:

@@ -146,6 +146,10 @@ void install_extended_polling(ibv_cq_ex& cq) {
 constexpr std::uint64_t kWcFlags = std::uint64_t{IBV_WC_STANDARD_FLAGS} | IBV_WC_EX_WITH_COMPLETION_TIMESTAMP;
 constexpr std::uint32_t kMaxCqe = 1 << 18;
 
+std::uint64_t ring_bytes(std::uint32_t slots) {
+  return std::uint64_t{slots} * sizeof(CompletionSlot);
+}
+
 CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq_context,
                                ibv_comp_channel* channel, std::uint32_t vector, bool timestamps) {
   if (is_gone(context)) return nullptr;
@@ -155,8 +159,7 @@ CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq
   }
   Process& process = Process::get();
   const std::uint32_t slots = std::bit_ceil(cqe);
-  const std::uint64_t bytes = std::uint64_t{slots} * sizeof(CompletionSlot);
-  const auto ring = process.take_ring(bytes);
+  const auto ring = process.take_ring(ring_bytes(slots));
   if (!ring) {
     errno = ENOMEM;
     return nullptr;
@@ -165,14 +168,13 @@ CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq
   const auto index = process.cq_numbers.take();
   if (!index) {
     lock.unlock();
-    process.give_ring(*ring, bytes);
+    process.give_ring(*ring, ring_bytes(slots));
     errno = ENOMEM;
     return nullptr;
   }
   auto* object = new CompletionQueueObject;
   object->index = *index;
   object->process = &process;
-  object->ring_bytes = bytes;
   SharedCq& shared = process.arena.cqs[*index];
   object->shared = &shared;
   shared.producer = shared.seen_consumer = 0;
@@ -193,7 +195,7 @@ CompletionQueueObject* make_cq(ibv_context* context, std::uint32_t cqe, void* cq
     owner.queues.push_back(object);
     ++channel->refcnt;
   }
-  object->use_ring();
+  object->use_ring(*ring);
   if (process.arena.header.cqs < *index + 1) process.arena.header.cqs = *index + 1;
   ibv_cq_ex& cq = object->ibv;
   cq.context = context;
@@ -257,21 +259,19 @@ int ibv_resize_cq(ibv_cq* cq, int cqe) {
   CompletionQueueObject& object = object_of(cq);
   Process& process = *object.process;
   const std::uint32_t slots = std::bit_ceil(static_cast<std::uint32_t>(cqe));
-  const std::uint64_t bytes = std::uint64_t{slots} * sizeof(CompletionSlot);
-  const auto ring = process.take_ring(bytes);
-  if (!ring) return ENOMEM;
   std::lock_guard polling(object.polling);
+  const auto known = object.rings.find(slots);
+  const auto ring = known != object.rings.end() ? std::optional(known->second.offset)
+                                                : process.take_ring(ring_bytes(slots));
+  if (!ring) return ENOMEM;
   object.shared->lock.lock(process.seat);
-  const std::uint64_t before = object.shared->offset;
   const bool moved = object.queue.load(std::memory_order_acquire)->move_to(*ring, slots);
-  if (moved) object.use_ring();
+  if (moved) object.use_ring(*ring);
   object.shared->lock.unlock();
   if (!moved) {
-    process.give_ring(*ring, bytes);
+    if (known == object.rings.end()) process.give_ring(*ring, ring_bytes(slots));
     return EINVAL;  // more is waiting than the new size holds
   }
-  process.give_ring(before, object.ring_bytes);
-  object.ring_bytes = bytes;
   cq->cqe = static_cast<int>(slots);
   return 0;
 }
@@ -299,7 +299,7 @@ int ibv_destroy_cq(ibv_cq* cq) {
          cq->async_events_completed != object.async_fetched)
     pthread_cond_wait(&cq->cond, &cq->mutex);
   pthread_mutex_unlock(&cq->mutex);
-  process.give_ring(object.shared->offset, object.ring_bytes);
+  for (const auto& [slots, ring] : object.rings) process.give_ring(ring.offset, ring_bytes(slots));
   {
     std::lock_guard lock(process.mutex);
     process.cq_numbers.give(object.index);

@@ -10,7 +10,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <deque>
+#include <map>
 #include <mutex>
 #include <vector>
 
@@ -87,13 +87,17 @@ struct CompletionQueueObject {
   std::uint32_t index = 0;
   SharedCq* shared = nullptr;
   Process* process = nullptr;
-  std::uint64_t ring_bytes = 0;
   std::atomic<std::uint32_t> users{0};
   std::uint32_t events_fetched = 0, async_fetched = 0;  ///< under ibv.mutex
   SpinLock polling;
   std::atomic<ConsumedQueue*> queue{nullptr};  ///< consuming: under `polling`
-  /// Of each size it ever had: somebody may just be looking whether the one before is empty.
-  std::deque<ConsumedQueue> sizes;
+  struct Ring {
+    std::uint64_t offset = 0;  ///< in the arena
+    ConsumedQueue queue;
+  };
+  /// Those that it ever had, by their slots. They stay until it goes: somebody may just be looking whether
+  /// the one before is empty.
+  std::map<std::uint32_t, Ring> rings;
   Completion current;  ///< of the extended polling calls
   std::atomic<std::uint32_t> empty_polls{0};
   // Queue pairs whose sends have been acknowledged and not yet completed.
@@ -102,9 +106,12 @@ struct CompletionQueueObject {
   std::vector<QueuePair*> pending;
   std::atomic<std::uint32_t> pending_count{0};
 
-  /// The ring is another one now.
-  void use_ring() {
-    queue.store(&sizes.emplace_back(process->lab, process->seat, index), std::memory_order_release);
+  /// The shared queue has this ring now.
+  void use_ring(std::uint64_t offset) {
+    const auto known =
+        rings.try_emplace(shared->slots, Ring{offset, ConsumedQueue(process->lab, process->seat, index)})
+            .first;
+    queue.store(&known->second.queue, std::memory_order_release);
   }
   /// The acknowledgements that have arrived become completions.
   void settle_pending();

@@ -93,7 +93,10 @@ bool ConsumedQueue::empty() const {
 bool CompletionQueue::move_to(std::uint64_t offset, std::uint32_t slots) {
   auto* ring = reinterpret_cast<CompletionSlot*>(arena_ + offset);
   const std::uint32_t first = cq_.consumer.load(std::memory_order_relaxed);
+  if (slots == cq_.slots) return true;
   if (cq_.producer - first > slots) return false;
+  // A ring that it had before has old entries.
+  for (std::uint32_t i = 0; i < slots; ++i) ring[i].sequence.store(0, std::memory_order_relaxed);
   for (std::uint32_t number = first; number != cq_.producer; ++number) {
     ring[number & (slots - 1)].completion = slot(number).completion;
     ring[number & (slots - 1)].sequence.store(number + 1, std::memory_order_relaxed);

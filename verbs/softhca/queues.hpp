@@ -82,7 +82,8 @@ class CompletionQueue {
 
   /// Consumer: the next completion (of that kind) raises an event.
   void arm(Armed what) { cq_.armed.store(static_cast<std::uint32_t>(what), std::memory_order_seq_cst); }
-  /// Consumer, under the lock and alone: moves what is waiting to another ring. False if it does not fit.
+  /// Consumer, under the lock and alone: moves what is waiting to the ring of that size. False if it does not
+  /// fit.
   bool move_to(std::uint64_t offset, std::uint32_t slots);
   /// Consumer, under the lock and alone: drops what a queue pair that goes away has left (RESET, destroy).
   /// How many of them were of receive requests.
