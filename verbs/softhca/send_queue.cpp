@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <type_traits>
 
 #include "verbs/softhca/objects.hpp"
 
@@ -57,7 +58,7 @@ std::uint8_t completion_opcode(std::uint8_t opcode) {
   }
 }
 
-bool opcode_allowed(ibv_qp_type type, int opcode) {
+bool opcode_allowed(ibv_qp_type type, std::underlying_type_t<ibv_wr_opcode> opcode) {
   switch (opcode) {
     case IBV_WR_SEND:
     case IBV_WR_SEND_WITH_IMM:
@@ -160,13 +161,16 @@ int QueuePair::append(const ibv_send_wr& wr) {
   if (now == IBV_QPS_RESET || now == IBV_QPS_INIT || now == IBV_QPS_RTR) return EINVAL;
   if (tail - freed.load(std::memory_order_acquire) >= created.cap.max_send_wr) return ENOMEM;
   const auto type = created.qp_type;
-  if (!opcode_allowed(type, wr.opcode)) return EINVAL;
+  // A program may pass what is no value of the enumeration.
+  std::underlying_type_t<ibv_wr_opcode> opcode = 0;
+  std::memcpy(&opcode, &wr.opcode, sizeof opcode);
+  if (!opcode_allowed(type, opcode)) return EINVAL;
   if (wr.num_sge < 0 || static_cast<std::uint32_t>(wr.num_sge) > created.cap.max_send_sge) return EINVAL;
 
   const std::uint32_t slot = tail & (slots - 1);
   SendWqe& wqe = send_queue[slot];
   wqe.wr_id = wr.wr_id;
-  wqe.opcode = static_cast<std::uint8_t>(wr.opcode);
+  wqe.opcode = static_cast<std::uint8_t>(opcode);
   wqe.signaled = created.sq_sig_all != 0 || (wr.send_flags & IBV_SEND_SIGNALED) != 0;
   wqe.solicited = (wr.send_flags & IBV_SEND_SOLICITED) != 0;
   wqe.inlined = (wr.send_flags & IBV_SEND_INLINE) != 0 && !brings_data_back(wqe.opcode);
