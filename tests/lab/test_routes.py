@@ -132,9 +132,14 @@ class Cablings(unittest.TestCase):
             self.assertEqual(lab.fabricctl("h1", "status")["single_points_of_failure"], [])
             for a, b in cuts:
                 with self.subTest(cut=(a, b)):
+                    def ways(ends=(a, b)):
+                        return [lab.path(host, end) for host in lab.hosts for end in ends if host != end]
+                    before = ways()
                     lab.cut(a, b)
                     ping_every_pair(self, lab)
                     lab.mend(a, b)
+                    # Good news is not hurried; a cable cut before it is known everywhere is a second fault.
+                    wait_until(lambda before=before, ways=ways: ways() == before, what="all ways are as before the cut")
 
     def test_ladder(self):
         self.survives({"hosts": hosts(2, 3, 3, 2, 2, 3, 3, 2),
