@@ -67,6 +67,8 @@ State decode_state(std::string_view text) {
   std::set<HostIndex> taken;
   for (const auto& value : lids.at("entries").as_array()) {
     const auto& entry = value.as_object();
+    // Damaged quotes make one entry of two, with what was between them as a key.
+    if (entry.size() != 2) throw std::invalid_argument("an entry has other members than host and index");
     const HostIndex index(entry.at("index").to_number<std::uint16_t>());
     if (index == kNoHost || index > routing::kMaxHostIndex) throw std::invalid_argument("no such host index");
     if (!taken.insert(index).second) throw std::invalid_argument("two hosts have the same index");

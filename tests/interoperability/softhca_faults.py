@@ -105,6 +105,8 @@ class Faults(unittest.TestCase):
 
 class Data(TwoHosts):
     """What faults do to data: the verbs programs of h1 and h2, over one cable."""
+    # No sweeps: one that met a silent cable would take the other end for gone, and bring it up anew afterwards.
+    MANAGER_OPTIONS = ("-s", "0")
 
     def setUp(self):
         self.addCleanup(self.lab.control, "faults", a="h1", b="h2")

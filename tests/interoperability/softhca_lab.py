@@ -197,11 +197,12 @@ class Lab:
 
 class TwoHosts(unittest.TestCase):
     """h1 port 2 and h2 port 1 are cabled, and OpenSM has made the cable Active."""
+    MANAGER_OPTIONS = ()
 
     @classmethod
     def setUpClass(cls):
         cls.lab = cls.enterClassContext(Lab())
-        cls.manager = cls.lab.opensm(1, 2)
+        cls.manager = cls.lab.opensm(1, 2, *cls.MANAGER_OPTIONS)
 
     def pair(self, program, *options, client=(), peer="localhost", **environment):
         """Runs a program as server on h1 and as client on h2; what both printed, the client first."""
