@@ -65,6 +65,9 @@ TEST_F(StateFile, DamageIsReportedAndKeptAside) {
         "{\"schema\":1,\"starts\":-1,\"lids\":{\"version\":1,\"entries\":[]}}",
         "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"index\":0}]}}",
         "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"1\",\"index\":1}]}}",
+        "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"indexc:2},{"
+        "fhost\":"
+        "\"0x2\",\"index\":1}]}}",
         "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"index\":1},"
         "{\"host\":\"0x2\",\"index\":1}]}}",
         "{\"schema\":1,\"starts\":1,\"lids\":{\"version\":1,\"entries\":[{\"host\":\"0x1\",\"index\":1},"
